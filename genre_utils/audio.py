@@ -1,0 +1,143 @@
+"""From a sound file to the paper's waveform: mono, 16 kHz, 20 s, peak 1 (section 2.1)."""
+
+from pathlib import Path
+
+import librosa
+import numpy as np
+import soundfile
+
+from genre_utils.errors import GenreUtilsError
+
+SAMPLE_RATE = 16000
+
+
+class AudioError(GenreUtilsError):
+    """A sound file that cannot be used; ``reason`` says why in a few words."""
+
+    def __init__(self, path: str | Path, reason: str) -> None:
+        self.path = Path(path)
+        self.reason = reason
+        super().__init__(f"{path}: {reason}; replace the file or take it out of the clip table")
+
+    def __reduce__(self) -> tuple:
+        """Travel between worker processes, which pickle an error by its arguments."""
+        return type(self), (self.path, self.reason)
+
+
+def decode(path: str | Path, sr: int = SAMPLE_RATE) -> np.ndarray:
+    """Read a whole file as one channel.
+
+    Parameters
+    ----------
+    path : str or Path
+        Anything libsndfile decodes: wav, flac, ogg, mp3, au, aiff and others.
+    sr : int
+        Sampling rate of the result in Hz; the channels are averaged, then resampled (soxr).
+
+    Returns
+    -------
+    np.ndarray [shape=(n,), dtype=float32]
+
+    Raises
+    ------
+    AudioError
+        The file is missing, empty, unreadable, not audio, or holds values that are not finite.
+    """
+    path = Path(path)
+    try:
+        if path.stat().st_size == 0:
+            raise AudioError(path, "empty file")
+        y, native_sr = soundfile.read(path, dtype="float32", always_2d=True)
+    except OSError as error:
+        raise AudioError(path, f"cannot be read: {error.strerror or error}") from None
+    except soundfile.LibsndfileError as error:
+        reason = error.error_string.rstrip(".")
+        raise AudioError(path, f"cannot be decoded: {reason}") from None
+    if not len(y):
+        raise AudioError(path, "cannot be decoded: no samples in it")
+    y = y.mean(axis=1)
+    if not np.isfinite(y).all():
+        raise AudioError(path, "cannot be decoded: samples that are not finite")
+    return librosa.resample(y, orig_sr=native_sr, target_sr=sr) if native_sr != sr else y
+
+
+def cut(
+    y: np.ndarray, *, sr: int = SAMPLE_RATE, offset: float = 0.0, duration: float = 20.0,
+    fill: str = "repeat", min_duration: float = 1.0,
+) -> np.ndarray:  # fmt: skip
+    """Take ``duration`` seconds from ``offset`` on and scale them to a peak of 1 (section 2.1).
+
+    The paper does not say which 20 s; the default is the first. A shorter clip is repeated
+    (``fill="repeat"``, our reading of "concatenate") or followed by silence (``"zeros"``).
+
+    Parameters
+    ----------
+    y : np.ndarray [shape=(n,)]
+    sr : int
+        Sampling rate in Hz.
+    offset, duration, min_duration : float
+        In seconds.
+
+    Returns
+    -------
+    np.ndarray [shape=(duration * sr,), dtype=float32]
+
+    Raises
+    ------
+    ValueError
+        Less than ``min_duration`` left, silence, or an unknown ``fill``; the text is the reason.
+    """
+    n, y = round(duration * sr), y[round(offset * sr) :]
+    if len(y) < min_duration * sr:
+        after = f" after {offset:g} s" if offset else ""
+        raise ValueError(f"too short: {len(y) / sr:.1f} s{after}, {min_duration:g} s needed")
+    if fill == "repeat":
+        y = np.resize(y, n) if len(y) < n else y[:n]
+    elif fill == "zeros":
+        y = librosa.util.fix_length(y, size=n)
+    else:
+        raise ValueError(f"unknown fill {fill!r}: 'repeat' or 'zeros'")
+    peak = np.abs(y).max()
+    if peak < 1e-5:  # under -100 dB: less than one step of 16 bits
+        raise ValueError("silent")
+    return (y / peak).astype(np.float32)
+
+
+def load_clip(path: str | Path, **how: float | str) -> np.ndarray:
+    """Decode a file and `cut` it; ``how`` are `cut`'s arguments.
+
+    Returns
+    -------
+    np.ndarray [shape=(duration * 16000,), dtype=float32]
+
+    Raises
+    ------
+    AudioError
+        As `decode`; or the part asked for is too short or silent.
+    """
+    y = decode(path)
+    try:
+        return cut(y, **how)
+    except ValueError as error:
+        raise AudioError(path, str(error)) from None
+
+
+def check(path: str | Path, min_duration: float = 1.0) -> tuple[float, str]:
+    """Tell whether a file can be used.
+
+    Returns
+    -------
+    duration_s : float
+        Length of what could be decoded, in seconds; NaN when nothing could.
+    status : str
+        ``"ok"``, or the reason for refusing the file.
+    """
+    try:
+        y = decode(path)
+    except AudioError as error:
+        return float("nan"), error.reason
+    try:
+        cut(y, min_duration=min_duration)
+    except ValueError as error:
+        return len(y) / SAMPLE_RATE, str(error)
+    return len(y) / SAMPLE_RATE, "ok"
