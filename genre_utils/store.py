@@ -63,7 +63,7 @@ def write_atomic(path: str | Path, write: Callable[[Path], None]) -> None:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a text file atomically, UTF-8 with ``\\n`` line ends."""
+    """Write a text file atomically, UTF-8 with Unix line ends."""
     write_atomic(path, lambda part: part.write_text(text, encoding="utf-8", newline="\n"))
 
 
