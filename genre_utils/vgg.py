@@ -45,7 +45,6 @@ def compute_maps(
         Rows [height, width] of the feature ``name`` ("mel", "mfcc" or "chroma").
     ids : list of str
         Digests of the clips' audio.
-
     mel_scale : str
         Scale that the mel-spectrograms were made with.
     channels : {"repeat", "colormap"}

@@ -133,7 +133,9 @@ def _from_file(path: Path) -> Arrays:
         return _arrays_of(model)
     except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
         why = str(error).splitlines()[0][:80]
-        raise GenreUtilsError(f"weights: {path} holds no VGG-16 convolution blocks: {why}") from None
+        raise GenreUtilsError(
+            f"weights: {path} holds no VGG-16 convolution blocks: {why}"
+        ) from None
 
 
 def _from_onnx(content: bytes) -> Arrays:
