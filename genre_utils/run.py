@@ -1,0 +1,199 @@
+"""Run the notebooks in order with typed, checked parameters (papermill's Python API)."""
+
+import logging
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import papermill
+import yaml
+from papermill.exceptions import PapermillExecutionError
+
+from genre_utils.artefacts import ROOT, Run, today, versions
+from genre_utils.datasets import DATASETS
+from genre_utils.errors import GenreUtilsError, UsageError
+from genre_utils.progress import VARIABLE
+
+NOTEBOOKS = ROOT / "notebooks"
+PROFILES = Path(__file__).with_name("profiles.yml")
+TYPES = {"int": int, "float": float, "str": str, "bool": bool, "list": list}
+
+
+def load_profiles() -> dict[str, dict]:
+    """Read profiles.yml: for each profile about, dataset, and the notebooks' parameters."""
+    return yaml.safe_load(PROFILES.read_text(encoding="utf-8"))
+
+
+def notebooks(folder: Path = NOTEBOOKS) -> list[Path]:
+    """Return the numbered notebooks in order."""
+    found = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
+    if not found:
+        raise GenreUtilsError(f"no numbered notebooks in {folder}; run from a full checkout")
+    return found
+
+
+def declared_parameters(path: Path) -> dict[str, type]:
+    """Name and type of each parameter that a notebook declares.
+
+    Raises
+    ------
+    GenreUtilsError
+        The notebook has no cell tagged ``parameters``, or a parameter without a known type hint:
+        papermill would run it with whatever it is given.
+    """
+    cells = nbformat.read(path, as_version=4).cells
+    if not any("parameters" in cell.metadata.get("tags", []) for cell in cells):
+        raise GenreUtilsError(
+            f"{path}: no cell tagged 'parameters'; tag the cell that declares them"
+        )
+    types = {}
+    for name, found in papermill.inspect_notebook(str(path)).items():
+        if found["inferred_type_name"] not in TYPES:
+            raise GenreUtilsError(
+                f"{path}: parameter {name} has no type hint; write one of {', '.join(TYPES)}"
+            )
+        types[name] = TYPES[found["inferred_type_name"]]
+    return types
+
+
+def check_parameters(path: Path, values: dict[str, Any]) -> None:
+    """Refuse names that a notebook does not declare and values of another type.
+
+    Raises
+    ------
+    UsageError
+        The line names notebook, parameter and what is declared.
+    """
+    declared = declared_parameters(path)
+    for name, value in values.items():
+        if name not in declared:
+            raise UsageError(
+                f"{path.stem} has no parameter {name!r}; it has {', '.join(sorted(declared))}"
+            )
+        wanted = declared[name]
+        fits = type(value) is wanted or (wanted is float and type(value) is int)
+        if not fits:
+            raise UsageError(
+                f"{path.stem}: {name} must be {wanted.__name__}, "
+                f"not {type(value).__name__} ({value!r})"
+            )
+
+
+def plan(profile: str, shared: dict[str, Any], folder: Path = NOTEBOOKS) -> list[tuple[Path, dict]]:
+    """Return each notebook with its parameters: the profile's and those shared by all; all checked.
+
+    Raises
+    ------
+    UsageError
+        Unknown profile, notebook or parameter, or a value of the wrong type.
+    """
+    profiles = load_profiles()
+    if profile not in profiles:
+        raise UsageError(f"unknown profile {profile!r}; one of {', '.join(profiles)}")
+    paths = notebooks(folder)
+    reduced = profiles[profile]["notebooks"]
+    unknown = set(reduced) - {path.stem for path in paths}
+    if unknown:
+        raise UsageError(f"profile {profile}: no notebook {', '.join(sorted(unknown))} in {folder}")
+    steps = []
+    for path in paths:
+        own = {name: entry["value"] for name, entry in reduced.get(path.stem, {}).items()}
+        common = {name: v for name, v in shared.items() if name in declared_parameters(path)}
+        check_parameters(path, own | common)
+        steps.append((path, own | common))
+    return steps
+
+
+def run(
+    profile: str = "demo", dataset: str = "", data_dir: str = "", out: str = "", jobs: int = 0,
+    force: bool = False,
+) -> Path:  # fmt: skip
+    """Run all notebooks and return the run's folder.
+
+    Parameters
+    ----------
+    profile : str
+        A name in profiles.yml.
+    dataset, data_dir : str
+        Name in `datasets.DATASETS` and its folder; empty: the profile's, and the default place.
+    out : str
+        Folder of the results; empty: ``runs/<profile>-<dataset>`` in the checkout.
+    jobs : int
+        Worker processes; 0: one per processor.
+    force : bool
+        Compute everything anew.
+
+    Raises
+    ------
+    UsageError
+        Before anything runs: an unknown name or a wrong type.
+    GenreUtilsError
+        A notebook failed; the executed notebook stays for reading.
+    """
+    profiles = load_profiles()
+    dataset = dataset or profiles.get(profile, {}).get("dataset", "")
+    if profile in profiles and dataset not in DATASETS:
+        raise UsageError(f"unknown data set {dataset!r}; one of {', '.join(DATASETS)}")
+    if jobs < 0:
+        raise UsageError(f"jobs must be 0 or more, not {jobs}")
+    results = Run(out or ROOT / "runs" / f"{profile}-{dataset}")
+    shared = {
+        "dataset": dataset,
+        "data_dir": str(Path(data_dir).expanduser().resolve()) if data_dir else "",
+        "out": str(results.folder),
+        "jobs": jobs or os.cpu_count() or 1,
+        "force": force,
+    }
+    steps = plan(profile, shared)
+    (results.folder / "notebooks").mkdir(parents=True, exist_ok=True)
+    results.record(
+        "run", {"profile": profile, "started": today(), **shared, "versions": versions()}
+    )
+    results.record("parameters", {path.stem: values for path, values in steps})
+    os.environ.setdefault(VARIABLE, os.ttyname(2) if os.isatty(2) else "")
+    timings = {}
+    for path, values in steps:
+        start = time.monotonic()
+        _execute(path, results.folder / "notebooks" / path.name, values)
+        timings[path.stem] = round(time.monotonic() - start, 1)
+        results.record("timings", timings)
+        print(f"{path.stem:<12}{timings[path.stem]:8.1f} s", flush=True)
+    return results.folder
+
+
+def _execute(path: Path, target: Path, values: dict[str, Any]) -> None:
+    logging.getLogger("papermill").setLevel(logging.ERROR)
+    logging.getLogger("blib2to3").setLevel(logging.ERROR)
+    try:
+        papermill.execute_notebook(
+            str(path), str(target), values, progress_bar=False, cwd=str(target.parent),
+            kernel_name="python3",
+        )  # fmt: skip
+    except PapermillExecutionError as error:
+        if len(error.traceback) == 1:  # ours: GenreUtilsError shows one line
+            kind = UsageError if error.ename == "UsageError" else GenreUtilsError
+            raise kind(f"{path.stem}: {error.evalue}") from None
+        reason = f"{error.ename}: {error.evalue}".splitlines()[0]
+        raise GenreUtilsError(
+            f"{path.stem}, cell {error.exec_count}: {reason}; see {target}"
+        ) from None
+
+
+def summary(folder: Path) -> str:
+    """Table 1 of a run, and where to look next."""
+    table = (folder / "table1.md").read_text(encoding="utf-8")
+    places = f"notebooks  {folder / 'notebooks'}\nfigures    {folder / 'figures'}"
+    return f"{table}\n{places}"
+
+
+def main_run(arguments: Any) -> int:  # noqa: ANN401
+    """Command ``run``; returns the exit code."""
+    folder = run(
+        arguments.profile, arguments.dataset, arguments.data_dir, arguments.out, arguments.jobs,
+        arguments.force,
+    )  # fmt: skip
+    print(summary(folder), file=sys.stdout)
+    return 0

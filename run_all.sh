@@ -1,0 +1,60 @@
+#!/usr/bin/env bash
+# ./run_all.sh [options]   runs the notebooks 01, 02, ... and prints Table 1 (--help: the options)
+# ./run_all.sh test        runs the demo and every test, the notebooks' included
+# Where the packages are not importable, it first makes .venv from requirements.lock.
+set -euo pipefail
+here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+venv="$here/.venv"
+
+importable() { # every package that the project imports, and the project itself
+  "$1" - 2>/dev/null <<'PY'
+import sys
+from importlib.util import find_spec
+names = """genre_utils librosa soundfile numpy scipy keras tensorflow sklearn onnx pretty_midi
+midirenderer pandas matplotlib seaborn jupyterlab ipykernel ipywidgets papermill nbval nbformat
+yaml tqdm joblib pooch mutagen pytest hypothesis ruff""".split()
+sys.exit(not all(find_spec(name) for name in names))
+PY
+}
+
+suitable() { # Python 3.11-3.13 that can make environments
+  "$1" -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null
+}
+
+set_up() {
+  local lock base=""
+  lock="$(cksum < "$here/requirements.lock") $(cksum < "$here/pyproject.toml")"
+  if [ -x "$venv/bin/python" ] && [ "$(cat "$venv/lock-installed" 2>/dev/null)" = "$lock" ]; then
+    return
+  fi
+  for candidate in python3 python3.13 python3.12 python3.11 python; do
+    if suitable "$candidate"; then base="$candidate"; break; fi
+  done
+  if [ -z "$base" ]; then
+    echo "run_all.sh: no Python 3.11-3.13 with venv and pip found; install one (Debian: python3-venv) and run again" >&2
+    exit 1
+  fi
+  echo "installing the packages of requirements.lock into $venv (3 GB on disk, some minutes, once)" >&2
+  "$base" -m venv --clear "$venv"
+  "$venv/bin/python" -m pip install -q --disable-pip-version-check -r "$here/requirements.lock"
+  "$venv/bin/python" -m pip install -q --disable-pip-version-check --no-build-isolation --no-deps -e "$here"
+  echo "$lock" > "$venv/lock-installed"
+}
+
+if [ -x "$venv/bin/python" ] || ! importable python3; then
+  set_up
+  python="$venv/bin/python"
+else
+  python=python3
+fi
+
+if [ "${1:-}" = test ]; then
+  if [ $# -gt 1 ]; then
+    echo "run_all.sh test: takes no options" >&2
+    exit 2
+  fi
+  cd "$here"
+  "$python" -m genre_utils run
+  exec "$python" -m pytest --nbval-lax tests notebooks
+fi
+exec "$python" -m genre_utils run "$@"
