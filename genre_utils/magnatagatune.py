@@ -1,0 +1,222 @@
+"""MagnaTagATune with Magnatune's genres: the layout of the release, and labels by album SKU.
+
+The release (Law et al., ISMIR 2009) has tags but no genres. Each clip's ``url`` ends in its
+album's SKU, and Magnatune's catalogue lists the genres of each SKU. Names are never compared.
+"""
+
+import csv
+import gzip
+import re
+import sqlite3
+import tempfile
+import zlib
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pandas as pd
+
+from genre_utils.errors import GenreUtilsError, UsageError
+from genre_utils.paper import GENRES
+
+CLIP_INFO = "clip_info_final.csv"
+CATALOGUES = ("sqlite_normalized.db", "sqlite_normalized.db.gz", "song_info.csv")
+CATALOGUE_CAP = 256 * 2**20  # bytes, unpacked; the true one has some ten million
+MULTI_GENRE = ("first", "single")
+HOW_TO_GET = "`python -m genre_utils datasets download magnatagatune` fetches it"
+INFO_COLUMNS = ("clip_id", "title", "artist", "album", "url", "segmentStart", "mp3_path")
+SCHEMA = {"albums": {"album_id", "sku"}, "genres": {"genre_id", "name"},
+          "genres_albums": {"genre_id", "album_id"}}  # fmt: skip
+
+AlbumGenres = dict[str, tuple[str, ...]]
+
+
+def load(folder: Path, *, multi_genre: str = "first") -> tuple[pd.DataFrame, dict]:
+    """Read the clip table and label it.
+
+    Parameters
+    ----------
+    folder : Path
+        Holds ``clip_info_final.csv``, one of `CATALOGUES`, and the clips in ``mp3/<0-f>/`` or
+        ``<0-f>/``.
+    multi_genre : {"first", "single"}
+        What becomes of an album with several genres: it gets the one that the catalogue lists
+        first (the order of rows in its table ``genres_albums``), or its clips are refused.
+
+    Returns
+    -------
+    clips : pd.DataFrame
+        Every row that has an ``mp3_path``. ``status`` tells why a row has no genre of the paper:
+        album not in the catalogue, another genre (Hip Hop), several genres under ``"single"``.
+    report : dict
+        Counts of the join.
+
+    Raises
+    ------
+    GenreUtilsError
+        A file is missing, damaged, or not of this layout.
+    """
+    if multi_genre not in MULTI_GENRE:
+        raise UsageError(f"multi_genre={multi_genre!r}: one of {', '.join(MULTI_GENRE)}")
+    rows = _read_clip_info(folder / CLIP_INFO)
+    info = rows[rows["mp3_path"] != ""].reset_index(drop=True)
+    genres, catalogue = album_genres(folder)
+    info["sku"] = info["url"].str.extract(r"/albums/([^/?#]+)/?\s*$", expand=False).fillna("")
+    labels = {sku: _label(genres.get(sku, ()), multi_genre) for sku in info["sku"].unique()}
+    below = "mp3/" if (folder / "mp3").is_dir() else ""
+    clips = pd.DataFrame(
+        {
+            "clip_id": info["clip_id"],
+            "path": below + info["mp3_path"],
+            "genre": info["sku"].map(lambda sku: labels[sku][0]),
+            "artist": info["artist"],
+            "album": info["album"],
+            "track": info["title"],
+            "start_s": pd.to_numeric(info["segmentStart"], errors="coerce"),
+            "status": info["sku"].map(lambda sku: labels[sku][1]),
+        }
+    )
+    report = {"catalogue": catalogue, "multi_genre": multi_genre, **_join_counts(info, genres)}
+    return clips, {"rows": len(rows), "rows_without_audio": len(rows) - len(info), **report}
+
+
+def _label(genres: tuple[str, ...], multi_genre: str) -> tuple[str, str]:
+    """Genre and status of one album's clips."""
+    if not genres:
+        return "", "no genre: album not in the catalogue"
+    if len(genres) > 1 and multi_genre == "single":
+        return "", f"several genres: {', '.join(genres)}"
+    if genres[0] not in GENRES:
+        return genres[0], f"not a genre of the paper: {genres[0]}"
+    return genres[0], "ok"
+
+
+def _join_counts(info: pd.DataFrame, genres: AlbumGenres) -> dict:
+    clips_of = info["sku"].value_counts().sort_index()
+    lost = [sku for sku in clips_of.index if not genres.get(sku)]
+    several = [sku for sku in clips_of.index if len(genres.get(sku, ())) > 1]
+    return {
+        "clips": len(info),
+        "clips_matched": int(len(info) - clips_of[lost].sum()),
+        "match_rate": round(float(1 - clips_of[lost].sum() / max(len(info), 1)), 4),
+        "albums": len(clips_of),
+        "albums_without_genre": lost,
+        "albums_with_several_genres": {sku: list(genres[sku]) for sku in several},
+        "clips_with_several_genres": int(clips_of[several].sum()),
+    }
+
+
+def _read_clip_info(path: Path) -> pd.DataFrame:
+    if not path.is_file():
+        raise GenreUtilsError(f"{path} is missing; {HOW_TO_GET}")
+    try:
+        rows = pd.read_csv(
+            path, sep="\t", dtype=str, keep_default_na=False, encoding_errors="replace"
+        )
+    except (ValueError, OSError) as error:  # pandas' parser errors are ValueErrors
+        why = str(error).strip().splitlines()[0][:80]
+        raise GenreUtilsError(f"{path} is not a TAB-separated table: {why}; {HOW_TO_GET}") from None
+    absent = [name for name in INFO_COLUMNS if name not in rows]
+    if absent:
+        raise GenreUtilsError(f"{path} has no column {', '.join(absent)}; {HOW_TO_GET}")
+    twice = rows.loc[rows["clip_id"].duplicated(), "clip_id"]
+    if len(twice):
+        raise GenreUtilsError(f"{path}: clip_id {twice.iloc[0]} stands there twice; {HOW_TO_GET}")
+    return rows
+
+
+def album_genres(folder: Path) -> tuple[AlbumGenres, str]:
+    """Genres of each album by SKU, in the catalogue's order, from the first of `CATALOGUES` there.
+
+    The catalogue comes over plain HTTP, so it is data to doubt: its unpacked size is capped, the
+    database is opened read-only, and only plain tables of the known schema are read.
+
+    Returns
+    -------
+    genres : dict
+        ``{sku: (genre, ...)}``.
+    catalogue : str
+        Name of the file used.
+
+    Raises
+    ------
+    GenreUtilsError
+        No catalogue, or one that is damaged, too large, or of another schema.
+    """
+    path = next((folder / name for name in CATALOGUES if (folder / name).is_file()), None)
+    if path is None:
+        raise GenreUtilsError(f"{folder} has no catalogue {' or '.join(CATALOGUES)}; {HOW_TO_GET}")
+    read = _read_song_info if path.suffix == ".csv" else _read_database
+    try:
+        genres: AlbumGenres = {}
+        for sku, names in read(path):
+            genres[sku] = tuple(dict.fromkeys((*genres.get(sku, ()), *names)))
+    except (sqlite3.Error, OSError, EOFError, zlib.error, csv.Error, ValueError) as error:
+        why = str(error).splitlines()[0][:80]
+        raise GenreUtilsError(f"{path}: damaged catalogue ({why}); {HOW_TO_GET}") from None
+    if not genres:
+        raise GenreUtilsError(f"{path}: a catalogue without genres; {HOW_TO_GET}")
+    return genres, path.name
+
+
+def _read_database(path: Path) -> list[tuple[str, tuple[str, ...]]]:
+    with tempfile.TemporaryDirectory() as scratch:
+        if path.suffix == ".gz":
+            unpacked = Path(scratch) / "catalogue.db"
+            with gzip.open(path) as packed, unpacked.open("wb") as out:
+                out.writelines(_capped(packed))
+            path = unpacked
+        elif path.stat().st_size > CATALOGUE_CAP:
+            raise ValueError(f"over {CATALOGUE_CAP} bytes")
+        uri = f"{path.resolve().as_uri()}?mode=ro&immutable=1"
+        with closing(sqlite3.connect(uri, uri=True)) as base:
+            base.execute("PRAGMA trusted_schema = OFF")
+            _check_schema(base)
+            return [
+                (sku.strip(), (name.strip(),))
+                for sku, name in base.execute(
+                    "SELECT albums.sku, genres.name FROM genres_albums AS link"
+                    " JOIN albums USING (album_id) JOIN genres USING (genre_id)"
+                    " WHERE typeof(albums.sku) = 'text' AND typeof(genres.name) = 'text'"
+                    " ORDER BY link.rowid"
+                )
+            ]
+
+
+def _capped(stream: gzip.GzipFile) -> Iterator[bytes]:
+    total = 0
+    while block := stream.read(2**20):
+        total += len(block)
+        if total > CATALOGUE_CAP:
+            raise ValueError(f"over {CATALOGUE_CAP} bytes unpacked")
+        yield block
+
+
+def _check_schema(base: sqlite3.Connection) -> None:
+    for table, columns in SCHEMA.items():
+        kind = base.execute("SELECT type FROM sqlite_master WHERE name = ?", (table,)).fetchone()
+        if kind != ("table",):
+            raise ValueError(f"no table {table}")
+        absent = columns - {row[1] for row in base.execute(f"PRAGMA table_info({table})")}
+        if absent:
+            raise ValueError(f"table {table} has no column {', '.join(sorted(absent))}")
+
+
+def _read_song_info(path: Path) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Read ``albumsku`` and ``magnatunegenres``, a line at a time.
+
+    Quoting is broken in places; a line whose fields do not fit the header is passed over. Other
+    songs of the same album stand on lines of their own.
+    """
+    if path.stat().st_size > CATALOGUE_CAP:
+        raise ValueError(f"over {CATALOGUE_CAP} bytes")
+    with path.open(encoding="utf-8", errors="replace", newline="") as stream:
+        header = next(csv.reader([stream.readline()]), [])
+        if not {"albumsku", "magnatunegenres"} <= set(header):
+            raise ValueError("no column albumsku or magnatunegenres")
+        for line in stream:
+            fields = next(csv.reader([line]), [])
+            if len(fields) == len(header):
+                row = dict(zip(header, fields, strict=True))
+                names = (name.strip() for name in re.split("[,;]", row["magnatunegenres"]))
+                yield row["albumsku"].strip(), tuple(name for name in names if name)
