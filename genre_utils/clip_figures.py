@@ -6,12 +6,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MultipleLocator
 
 from genre_utils import paper
 from genre_utils.features import TOP_DB
-from genre_utils.style import BLUE, RED, canvas, finish, styled
+from genre_utils.style import BLUE, FEATURES, RED, canvas, finish, styled
 
-FEATURES = {"mel": "Mel-spectrogram", "mfcc": "MFCC", "chroma": "Chromagram"}
 PARAMETERS = {"mel": paper.MEL, "mfcc": paper.MFCC, "chroma": paper.CHROMA}
 
 
@@ -29,7 +29,7 @@ def _show(ax: Axes, feature: np.ndarray, name: str, **colours: object) -> AxesIm
         hz = np.array([0, 500, 1000, 2000, 4000, 8000])
         top = librosa.hz_to_mel(paper.MEL["fmax"])
         ax.set_yticks(librosa.hz_to_mel(hz) / top * height, [f"{value:,}" for value in hz])
-        ax.set_ylabel("Frequency (Hz, mel scale)")
+        ax.set_ylabel("Hz (mel scale)")
     elif name == "mfcc":
         ax.set_yticks(np.arange(0, height, 8) + 0.5, range(0, height, 8))
         ax.set_ylabel("Coefficient")
@@ -37,6 +37,7 @@ def _show(ax: Axes, feature: np.ndarray, name: str, **colours: object) -> AxesIm
         pitches = np.array([0, 2, 4, 5, 7, 9, 11])
         ax.set_yticks(pitches / 12 * height + 0.5, list("CDEFGAB"))
         ax.set_ylabel("Pitch class")
+    ax.xaxis.set_major_locator(MultipleLocator(5))
     ax.grid(visible=False)
     return image
 
@@ -62,12 +63,13 @@ def mel_spectrograms(examples: list[tuple[str, str, np.ndarray]], note: str = ""
         ax.label_outer()
     for ax in axes.flat[len(examples) :]:
         ax.set_visible(False)
-    fig.supylabel("Frequency (Hz, mel scale)", fontsize=11)
+    fig.supylabel("Hz (mel scale)", fontsize=11)
     for ax in axes[:, 0]:
         ax.set_ylabel("")
     for ax in axes[-1]:
         ax.set_xlabel("Time (s)")
-    fig.colorbar(image, ax=axes, format="%d dB", pad=0.015, aspect=30)
+    bar = fig.colorbar(image, ax=axes, pad=0.015, aspect=30, ticks=MultipleLocator(20))
+    bar.set_label("dB re maximum of the clip")
     return finish(fig, "Mel-spectrograms", note)
 
 
@@ -85,7 +87,7 @@ def images(features: dict[str, np.ndarray], note: str = "") -> Figure:
         image = _show(ax, feature, name)
         height, width = feature.shape
         ax.set_title(f"{FEATURES[name]}, {height} × {width}")
-        label = {"mel": "dB below maximum", "mfcc": "Value", "chroma": "Relative energy"}[name]
+        label = {"mel": "dB re maximum", "mfcc": "Value", "chroma": "Relative energy"}[name]
         fig.colorbar(image, ax=ax, pad=0.015, aspect=14).set_label(label)
     axes[-1, 0].set_xlabel("Time (s)")
     fig.align_ylabels()
@@ -96,7 +98,7 @@ def images(features: dict[str, np.ndarray], note: str = "") -> Figure:
 def waveform(y: np.ndarray, sr: int = paper.AUDIO["sr"], note: str = "") -> Figure:
     """Draw the waveform of a clip, y [shape=(n,)], peak 1, at ``sr`` Hz."""
     fig, ax = canvas(height=2.6)
-    librosa.display.waveshow(y, sr=sr, ax=ax, color=BLUE, axis=None)
+    librosa.display.waveshow(y, sr=sr, ax=ax, color=BLUE, axis="s")
     ax.set(xlabel="Time (s)", xlim=(0, len(y) / sr))
     ax.set(ylabel="Amplitude (peak = 1)", ylim=(-1.1, 1.1))
     return finish(fig, "Waveform", note)
@@ -125,7 +127,7 @@ def mfcc_hop(
         ax.plot(time[: len(part)], np.where(seen, np.nan, part), color="0.75", lw=0.8)
         ax.plot(time[: len(part)], np.where(seen, part, np.nan), color=BLUE, lw=0.8)
         kept = f"each sample in {window // hop} windows" if window >= hop else ""
-        kept = kept or f"{1 - window / hop:.0%} of the samples in no window"
+        kept = kept or f"{100 * (1 - window / hop):.0f} % of the samples in no window"
         ax.set_title(f"{FEATURES[name]}: window {window:,}, hop {hop:,}: {kept}")
         ax.set(yticks=[], xlim=(start, start + seconds))
     axes[-1].set_xlabel("Time (s)")

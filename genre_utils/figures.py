@@ -9,6 +9,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
 from genre_utils import paper
 from genre_utils.clip_figures import frames_kept, images, mel_spectrograms, mfcc_hop, waveform
@@ -49,7 +50,7 @@ def clips_per_genre(clips: pd.DataFrame, note: str = "") -> Figure:
     axes[1].bar_label(bars, padding=3)
     for ax, title in zip(axes, ("Clips", "Artists"), strict=True):
         ax.set_title(title)
-        ax.margins(x=0.14)
+        ax.set_xlim(0, 1.14 * max(ax.dataLim.x1, 1))
         ax.grid(visible=False, axis="y")
     axes[0].invert_yaxis()
     return finish(fig, f"{used.sum():,} clips in {(counts[True] > 0).sum()} genres", note)
@@ -68,10 +69,12 @@ def shared_groups(shares: pd.DataFrame, note: str = "") -> Figure:
     groups = [group for group in ("track", "album", "artist") if group in table.index]
     table = table.loc[groups, list(dict.fromkeys(shares["protocol"]))] * 100
     fig, ax = canvas(height=3.8)
-    _bars(ax, table, "{:.0f} %")
-    ax.set(ylim=(0, 112), yticks=range(0, 101, 25), ylabel="Test clips (%)")
-    ax.set_xticks(range(len(groups)), [f"same {group} in training" for group in groups])
-    return finish(fig, "Test clips that share a track, album or artist with training", note)
+    places = _bars(ax, table)
+    _numbers(ax, places, table, "{:.3g} %")
+    ax.set(ylim=(0, 109), yticks=range(0, 101, 25), ylabel="Test clips (%)")
+    ax.set_xticks(range(len(groups)), [f"same {group}" for group in groups])
+    fig.legend(loc="outside right upper")
+    return finish(fig, "Test clips with a relative among the training clips", note)
 
 
 @styled
@@ -84,20 +87,24 @@ def accuracy_by_protocol(table1: pd.DataFrame, note: str = "") -> Figure:
         system, protocol, accuracy, paper_accuracy (0..1, empty where the paper has none); error
         bars where there are accuracy_lo and accuracy_hi.
     """
-    wide = table1.pivot(index="system", columns="protocol")
     systems, protocols = (list(dict.fromkeys(table1[c])) for c in ("system", "protocol"))
-    part = {column: wide[column].loc[systems, protocols] for column in wide.columns.levels[0]}
+    wide = table1.pivot(index="system", columns="protocol")
+    part = {c: wide[c].loc[systems, protocols].astype(float) for c in wide.columns.levels[0]}
+    accuracy, known = part["accuracy"], part["paper_accuracy"]
+    top = part.get("accuracy_hi", accuracy)
     fig, ax = canvas(height=4.4)
-    error = None
+    places = _bars(ax, accuracy)
     if "accuracy_lo" in part:
-        error = part["accuracy"] - part["accuracy_lo"], part["accuracy_hi"] - part["accuracy"]
-    places = _bars(ax, part["accuracy"], "{:.2f}", error)
-    known = part["paper_accuracy"].to_numpy(float)
-    how = {"marker": "D", "s": 48, "color": "black", "edgecolor": "white", "zorder": 4}
+        error = np.stack([accuracy - part["accuracy_lo"], top - accuracy]).reshape(2, -1)
+        how = {"fmt": "none", "ecolor": "0.25", "elinewidth": 1.2, "capsize": 3}
+        ax.errorbar(places.ravel(), accuracy.to_numpy().ravel(), error, **how)
+    how = {"marker": "D", "s": 46, "color": "black", "edgecolor": "white", "zorder": 4}
     ax.scatter(places, known, label="the paper", **how)
+    covered = (known > top - 0.03) & (known < top + 0.08)  # the mark would hide the number
+    _numbers(ax, places, accuracy, "{:.2f}", top.mask(covered, np.maximum(known + 0.02, top)))
     ax.set(ylim=(0, 1.09), ylabel="Accuracy", yticks=np.arange(0, 1.01, 0.2))
     ax.set_xticks(range(len(systems)), [_label(system) for system in systems])
-    _legend(fig, ax)
+    fig.legend(loc="outside right upper")
     return finish(fig, "Accuracy by system and protocol", note)
 
 
@@ -105,25 +112,33 @@ def _label(system: str) -> str:
     return paper.SYSTEM_LABELS.get(system, system)
 
 
-def _legend(fig: Figure, ax: Axes) -> None:
-    fig.legend(*ax.get_legend_handles_labels(), loc="outside right upper")
+def _bars(ax: Axes, table: pd.DataFrame) -> np.ndarray:
+    """Draw a group of bars for each row of ``table``, a bar for each column (a protocol).
 
-
-def _bars(
-    ax: Axes, table: pd.DataFrame, text: str, error: tuple | None = None
-) -> np.ndarray:  # fmt: skip
-    """Draw one group of bars a row of ``table`` and one bar a column; return their centres."""
+    Returns the bars' centres, shaped as the table.
+    """
     width = 0.8 / table.shape[1]
     shift = (np.arange(table.shape[1]) - (table.shape[1] - 1) / 2) * width
     places = np.arange(len(table))[:, None] + shift
-    for i, column in enumerate(table):
-        bars = ax.bar(
-            places[:, i], table[column], 0.94 * width, label=f"{column} split",
-            color=PROTOCOLS.get(column, "0.6"),
-        )  # fmt: skip
-        ax.bar_label(bars, [text.format(value) for value in table[column]], padding=2)
+    for i, protocol in enumerate(table):
+        colour = PROTOCOLS.get(protocol, "0.6")
+        label = f"{protocol} split"
+        ax.bar(places[:, i], table[protocol], 0.94 * width, color=colour, label=label)
     ax.grid(visible=False, axis="x")
     return places
+
+
+def _numbers(
+    ax: Axes, places: np.ndarray, table: pd.DataFrame, text: str,
+    heights: pd.DataFrame | None = None,
+) -> None:  # fmt: skip
+    """Write the numbers of ``table`` above its bars, or above ``heights``."""
+    heights = table if heights is None else heights
+    numbers = zip(places.flat, heights.to_numpy().flat, table.to_numpy().flat, strict=True)
+    for x, y, value in numbers:
+        if np.isfinite(value):
+            how = {"xytext": (0, 3), "textcoords": "offset points", "ha": "center"}
+            ax.annotate(text.format(value), (x, y), **how)
 
 
 @styled
@@ -138,19 +153,18 @@ def fold_accuracies(per_fold: pd.DataFrame, note: str = "") -> Figure:
     systems, protocols = (list(dict.fromkeys(per_fold[c])) for c in ("system", "protocol"))
     width = 0.8 / len(protocols)
     fig, ax = canvas(height=4.2)
-    for j, protocol in enumerate(protocols):
-        colour = PROTOCOLS.get(protocol, "0.6")
-        for i, system in enumerate(systems):
-            mine = per_fold[(per_fold["system"] == system) & (per_fold["protocol"] == protocol)]
-            left = i - 0.4 + (j + 0.08) * width
-            x = np.linspace(left, left + 0.84 * width, len(mine))
-            label = None if i else f"{protocol} split"
-            ax.scatter(x, mine["accuracy"], color=colour, s=24, alpha=0.8, lw=0, label=label)
-            ax.hlines(mine["accuracy"].mean(), x[0], x[-1], color=colour, lw=2.5)
+    for protocol, rows in per_fold.groupby("protocol", sort=False):
+        colour, label = PROTOCOLS.get(protocol, "0.6"), f"{protocol} split"
+        for system, folds in rows.groupby("system", sort=False):
+            left = systems.index(system) - 0.4 + (protocols.index(protocol) + 0.08) * width
+            x = np.linspace(left, left + 0.84 * width, len(folds))
+            ax.scatter(x, folds["accuracy"], color=colour, s=24, alpha=0.8, lw=0, label=label)
+            ax.hlines(folds["accuracy"].mean(), x[0], x[-1], color=colour, lw=2.5)
+            label = None
     ax.set(ylim=(0, 1.03), ylabel="Accuracy of a fold")
     ax.set_xticks(range(len(systems)), [_label(system) for system in systems])
     ax.grid(visible=False, axis="x")
-    _legend(fig, ax)
+    fig.legend(loc="outside right upper")
     return finish(fig, "Accuracy of each fold and their mean", note)
 
 
@@ -168,7 +182,7 @@ def training_curves(history: pd.DataFrame, note: str = "") -> Figure:
     )
     colours = {_label(name): colour for name, colour in SYSTEMS.items()}
     colours = {name: colours.get(name, "0.4") for name in dict.fromkeys(table["system"])}
-    fig, axes = canvas(1, 2, 3.9)
+    fig, axes = canvas(1, 2, 4.0)
     for ax, quantity in zip(axes, ("loss", "accuracy"), strict=True):
         sns.lineplot(
             table, x="epoch", y=quantity, hue="system", style="protocol", palette=colours,
@@ -176,12 +190,21 @@ def training_curves(history: pd.DataFrame, note: str = "") -> Figure:
         )  # fmt: skip
         ax.set(title=f"Training {quantity}", xlabel="Epoch", ylabel="")
     axes[0].set_yscale("log")
+    axes[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes[0].yaxis.set_major_formatter("{x:g}")
+    axes[0].yaxis.set_minor_locator(NullLocator())
     axes[1].set_ylim(0, 1.03)
-    handles, labels = axes[0].get_legend_handles_labels()
-    axes[0].get_legend().remove()
-    pairs = [(h, n) for h, n in zip(handles, labels, strict=True) if n not in table.columns]
-    fig.legend(*zip(*pairs, strict=True), loc="outside lower left", ncols=3)
-    return finish(fig, "Training of the dense layers", note)
+    _two_legends(fig, axes[0], set(colours))
+    return finish(fig, "Training: mean of the folds, band from lowest to highest", note)
+
+
+def _two_legends(fig: Figure, ax: Axes, systems: set[str]) -> None:
+    """Put seaborn's single legend as colours under the figure and line styles into ``ax``."""
+    pairs = list(zip(*ax.get_legend_handles_labels(), strict=True))
+    colours = [pair for pair in pairs if pair[1] in systems]
+    styles = [pair for pair in pairs if pair[1].endswith(" split")]
+    fig.legend(*zip(*colours, strict=True), loc="outside lower left", ncols=3)
+    ax.legend(*zip(*styles, strict=True), loc="upper right")
 
 
 @styled
@@ -201,11 +224,11 @@ def confusion_matrices(
     order += [genre for genre in ours.index if genre not in order]
     tables = ours.loc[order, order], paper_table
     same = order == list(paper_table.index)
-    fig, axes = canvas(1, 2, 5.3, sharey=same, width_ratios=[len(table) for table in tables])
+    fig, axes = canvas(1, 2, (5.6 if same else 5.1) + 0.3 * bool(note), sharey=same)
     for ax, table, title in zip(axes, tables, (ours_title, paper_title), strict=True):
         sns.heatmap(
             table, ax=ax, annot=True, fmt=".0f", cmap="Blues", vmin=0, vmax=100, cbar=False,
-            square=True, linewidths=0.5, linecolor="0.92", annot_kws={"fontsize": 9.5},
+            linewidths=0.5, linecolor="0.92", annot_kws={"fontsize": 9.5},
         )  # fmt: skip
         for text in ax.texts:
             if text.get_text() == "0":

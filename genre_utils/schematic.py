@@ -5,12 +5,12 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Rectangle
 
 from genre_utils import paper
-from genre_utils.style import BLUE, ORANGE, canvas, finish, styled
+from genre_utils.style import BLUE, FEATURES, ORANGE, canvas, finish, styled
 
 BLOCKS = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))  # VGG-16: convolutions, channels
 FACES = {"data": ("#f2f2f2", "0.6"), "frozen": ("#d6e8f5", BLUE), "trained": ("#fbe3c4", ORANGE)}
 STEP, BOX = 1.5, (1.26, 1.05)
-TOP, BOTTOM = 2.35, 0.35
+TOP, BOTTOM = 2.15, 0.35
 
 
 def block_shapes(height: int, width: int) -> list[tuple[int, int, int]]:
@@ -38,7 +38,7 @@ def architecture(
         What lies between the blocks and the first dense layer.
     """
     shapes = block_shapes(*paper.SHAPES[feature])
-    upper = [("Input image", feature, (*paper.SHAPES[feature], 3), "data")]
+    upper = [("Input image", FEATURES[feature], (*paper.SHAPES[feature], 3), "data")]
     for i, ((n, channels), shape) in enumerate(zip(BLOCKS, shapes, strict=True), 1):
         upper.append((f"Block {i}", f"{n} × conv 3×3, {channels}\nmax-pool 2×2", shape, "frozen"))
     height, width, channels = shapes[-1]
@@ -53,16 +53,16 @@ def architecture(
         (*dropout, (second,), "trained"),
         ("Dense", "softmax", (n_classes,), "trained"),
     ]
-    fig, ax = canvas(height=4.4)
+    fig, ax = canvas(height=4.1)
     for y, row in ((TOP, upper), (BOTTOM, lower)):
         for i, layer in enumerate(row):
             _box(ax, i * STEP, y, *layer)
             if i:
                 _arrow(ax, (i * STEP - STEP + BOX[0], y + BOX[1] / 2), (i * STEP, y + BOX[1] / 2))
     _outlines(ax)
-    ax.set(xlim=(-0.1, 6 * STEP - 0.1), ylim=(-0.15, 3.85))
+    ax.set(xlim=(-0.05, 6 * STEP - 0.09), ylim=(BOTTOM - 0.16, TOP + BOX[1] + 0.36))
     ax.set_axis_off()
-    return finish(fig, "VGG-16 with new dense layers", note)
+    return finish(fig, "The network: VGG-16's blocks and new dense layers", note)
 
 
 def _box(ax: Axes, x: float, y: float, name: str, what: str, shape: tuple, kind: str) -> None:
@@ -89,12 +89,9 @@ def _outlines(ax: Axes) -> None:
     right, low, half = 5 * STEP + BOX[0], TOP - 0.42, BOX[0] / 2
     path = [(right - half, TOP), (right - half, low), (half, low)]
     ax.plot(*zip(*path, strict=True), color="0.35", lw=1.4)
-    _arrow(ax, (half, low), (half, BOTTOM + BOX[1]))
-    words = (
-        (TOP, BLUE, "frozen: ImageNet weights", "top"),
-        (BOTTOM, "red", "trained on the clips", "bottom"),
-    )
-    for y, colour, text, _ in words:
+    _arrow(ax, (half, low + 0.01), (half, BOTTOM + BOX[1]))
+    words = (TOP, BLUE, "frozen convolution blocks"), (BOTTOM, "red", "trained on the clips")
+    for y, colour, text in words:
         size = 5 * STEP - (STEP - BOX[0]) + 0.24, BOX[1] + 0.24
         ax.add_patch(Rectangle((STEP - 0.12, y - 0.12), *size, fill=False, edgecolor=colour, lw=2))
         ax.text(right + 0.12, y + BOX[1] + 0.2, text, color=colour, weight="bold", ha="right")

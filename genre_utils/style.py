@@ -12,6 +12,7 @@ from genre_utils.store import write_atomic
 # Colour-blind safe. Text is sized so that a picture of 9 inches can be read when 900 px wide.
 BLUE, ORANGE, GREEN, RED, PURPLE = sns.color_palette("colorblind").as_hex()[:5]
 WIDTH, DPI = 9.0, 150
+FEATURES = {"mel": "Mel-spectrogram", "mfcc": "MFCC", "chroma": "Chromagram"}
 STYLE = {
     **sns.axes_style("whitegrid"),
     "axes.axisbelow": True, "axes.edgecolor": "0.6", "axes.labelsize": 11,
