@@ -104,6 +104,14 @@ class Run:
             )
         return known[part]
 
+    def note(self) -> str:
+        """Return what every figure and table of this run must say of itself; often nothing."""
+        known = self._known("run.json")
+        parts = [known.get("corpus", {}).get("note", "")]
+        if known.get("weights", {}).get("random"):
+            parts.append("untrained VGG-16")
+        return "; ".join(part for part in parts if part)
+
     def record_arrays(self, stores: dict[str, Store]) -> None:
         """Note in arrays.json which folders hold the rows of this run."""
         folders = {name: str(store.folder) for name, store in stores.items()}

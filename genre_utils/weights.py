@@ -131,8 +131,8 @@ def _from_file(path: Path) -> Arrays:
         model = build_trunk((32, 32, 3))
         model.load_weights(path)
         return _arrays_of(model)
-    except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
-        why = str(error).splitlines()[0][:80]
+    except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        why = str(error).splitlines()[0][:80] or "empty"
         raise GenreUtilsError(
             f"weights: {path} holds no VGG-16 convolution blocks: {why}"
         ) from None
