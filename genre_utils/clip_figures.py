@@ -84,7 +84,8 @@ def images(features: dict[str, np.ndarray], note: str = "") -> Figure:
     """
     fig, axes = canvas(len(features), 1, 2.5 * len(features), sharex=True, squeeze=False)
     for ax, (name, feature) in zip(axes.flat, features.items(), strict=True):
-        image = _show(ax, feature, name)
+        fixed = {"vmin": 0, "vmax": 1} if name == "chroma" else {}
+        image = _show(ax, feature, name, **fixed)
         height, width = feature.shape
         ax.set_title(f"{FEATURES[name]}, {height} × {width}")
         label = {"mel": "dB re maximum", "mfcc": "Value", "chroma": "Relative energy"}[name]

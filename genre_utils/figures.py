@@ -70,7 +70,7 @@ def shared_groups(shares: pd.DataFrame, note: str = "") -> Figure:
     table = table.loc[groups, list(dict.fromkeys(shares["protocol"]))] * 100
     fig, ax = canvas(height=3.8)
     places = _bars(ax, table)
-    _numbers(ax, places, table, "{:.3g} %")
+    _numbers(ax, places, table, "{:.3g}")
     ax.set(ylim=(0, 109), yticks=range(0, 101, 25), ylabel="Test clips (%)")
     ax.set_xticks(range(len(groups)), [f"same {group}" for group in groups])
     fig.legend(loc="outside right upper")
@@ -238,5 +238,6 @@ def confusion_matrices(
         ax.tick_params(length=0)
         turned = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
         ax.set_xticks(ax.get_xticks(), table.columns, **turned)
+        ax.tick_params(axis="y", rotation=0)
     axes[1].set_ylabel("")
     return finish(fig, "Confusion matrices, % of each true genre", note)

@@ -10,7 +10,7 @@ from genre_utils.style import BLUE, FEATURES, ORANGE, canvas, finish, styled
 BLOCKS = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))  # VGG-16: convolutions, channels
 FACES = {"data": ("#f2f2f2", "0.6"), "frozen": ("#d6e8f5", BLUE), "trained": ("#fbe3c4", ORANGE)}
 STEP, BOX = 1.5, (1.26, 1.05)
-TOP, BOTTOM = 2.15, 0.35
+TOP, BOTTOM = 2.2, 0.35
 
 
 def block_shapes(height: int, width: int) -> list[tuple[int, int, int]]:
@@ -86,7 +86,7 @@ def _arrow(ax: Axes, tail: tuple[float, float], tip: tuple[float, float]) -> Non
 
 def _outlines(ax: Axes) -> None:
     """Draw the way from the upper row to the lower one and a frame round either kind of layer."""
-    right, low, half = 5 * STEP + BOX[0], TOP - 0.42, BOX[0] / 2
+    right, low, half = 5 * STEP + BOX[0], TOP - 0.28, BOX[0] / 2
     path = [(right - half, TOP), (right - half, low), (half, low)]
     ax.plot(*zip(*path, strict=True), color="0.35", lw=1.4)
     _arrow(ax, (half, low + 0.01), (half, BOTTOM + BOX[1]))
