@@ -1,0 +1,94 @@
+"""The committed notebooks: shape, prose, cleanliness."""
+
+import re
+from pathlib import Path
+from statistics import median
+
+import nbformat
+import pytest
+
+from genre_utils import run
+
+PATHS = run.notebooks()
+
+
+def _cells(path, kind=None):
+    return [c for c in nbformat.read(path, 4).cells if kind in (None, c.cell_type)]
+
+
+def test_they_are_numbered_without_gaps():
+    assert [path.stem[:2] for path in PATHS] == [f"{i:02d}" for i in range(1, len(PATHS) + 1)]
+    names = [path.stem[3:] for path in PATHS[:5]]
+    assert names == ["data", "features", "cnn", "svm", "results"]
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda p: p.stem)
+class TestShape:
+    def test_opening(self, path):
+        first = _cells(path)[0]
+        assert first.cell_type == "markdown"
+        assert first.source.startswith(f"# {int(path.stem[:2])} · ")
+        for word in ("**Aim.**", "**Reads.**", "**Writes.**", "**Run time.**"):
+            assert word in first.source
+
+    def test_one_cell_of_parameters_each_with_type_and_comment(self, path):
+        tagged = [c for c in _cells(path, "code") if "parameters" in c.metadata.get("tags", [])]
+        assert len(tagged) == 1
+        assert tagged[0] is not None
+        for line in tagged[0].source.splitlines():
+            assert re.fullmatch(r"\w+: (int|float|str|bool|list) = .+?  # .+", line), line
+
+    def test_prose_first(self, path):
+        code = [c.source.splitlines() for c in _cells(path, "code")]
+        assert len(_cells(path, "markdown")) >= len(code)
+        assert max(map(len, code)) <= 25
+        assert median(map(len, code)) <= 8
+        for line in (line for cell in code for line in cell):
+            assert not re.match(r"\s*(def|class) ", line)
+
+    def test_every_cell_was_executed_in_order_and_clean(self, path):
+        code = _cells(path, "code")
+        assert [c.execution_count for c in code] == list(range(1, len(code) + 1))
+        for cell in code:
+            for output in cell.outputs:
+                assert output.output_type != "error"
+                assert output.get("name") != "stderr", output
+                text = str(output.get("text", "")) + str(
+                    output.get("data", {}).get("text/plain", "")
+                )
+                assert "it/s" not in text
+                assert not re.search(r"(/home/|/root/|/work/|/tmp/|/Users/)", text), text
+
+    def test_normalised(self, path):
+        notebook = nbformat.read(path, 4)
+        assert notebook.metadata.kernelspec.name == "python3"
+        assert set(notebook.metadata) == {"kernelspec", "language_info"}
+        for i, cell in enumerate(notebook.cells):
+            assert cell.id == f"cell-{i:02d}"
+            assert set(cell.metadata) <= {"tags"}
+            assert "injected-parameters" not in cell.metadata.get("tags", [])
+        assert path.read_text(encoding="utf-8").endswith("\n")
+
+    def test_some_outputs_are_compared(self, path):
+        tags = [tag for c in _cells(path, "code") for tag in c.metadata.get("tags", [])]
+        assert set(tags) <= {"parameters", "nbval-check-output"}
+        assert "nbval-check-output" in tags
+
+    def test_demo_results_are_labelled(self, path):
+        pictures = sum(
+            "image/png" in output.get("data", {})
+            for cell in _cells(path, "code")
+            for output in cell.outputs
+        )
+        assert pictures
+        assert "demo" in " ".join(c.source for c in _cells(path, "markdown")).lower()
+
+
+def test_the_project_speaks_of_itself_alone():
+    words = re.compile(r"\b(session|helper|issue #?\d|/work/)", re.IGNORECASE)
+    files = [*PATHS, *Path(run.ROOT / "genre_utils").glob("*.*"), run.ROOT / "README.md"]
+    for path in files:
+        text = path.read_text(encoding="utf-8")
+        if path.suffix == ".ipynb":
+            text = "\n".join(c.source for c in _cells(path))
+        assert not words.search(text), (path, words.search(text))
