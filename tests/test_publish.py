@@ -1,0 +1,99 @@
+import json
+import shutil
+
+import nbformat
+import pandas as pd
+import pytest
+
+from genre_utils import paper, publish
+from genre_utils.artefacts import ROOT, Run
+from genre_utils.errors import GenreUtilsError, UsageError
+
+NAMES = ("demo", "magnatune-mini")
+
+
+def test_readme_and_stored_results_agree():
+    text = publish.README.read_text(encoding="utf-8")
+    inside = text.partition(publish.BEGIN)[2].partition(publish.END)[0]
+    assert inside.strip() == publish.results_table(publish.FIGURES)
+    assert "demo corpus (synthesised)" in inside
+    for accuracy, _ in paper.TABLE1.values():
+        assert f"{accuracy:.2f}" in inside
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_published_results_are_complete(name):
+    folder = publish.FIGURES / name
+    for figure in ("fig1_mel_spectrograms", "fig2_architecture", "fig3_confusion_matrix"):
+        assert (folder / f"{figure}.png").stat().st_size > 20_000
+    table = pd.read_csv(folder / "table1.csv")
+    facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    assert set(table["system"]) >= set(paper.TABLE1)
+    assert set(table["n_clips"]) == {facts["corpus"]["n_clips"]}
+    assert facts["corpus"]["synthetic"] is (name == "demo")
+    assert not facts["weights"]["random"]
+    said = (folder / "table1.md").read_text(encoding="utf-8")
+    assert ("synthesised" in said) is (name == "demo")
+
+
+@pytest.fixture
+def finished(tmp_path, monkeypatch):
+    """A finished run's folder, and copies of README and figures to publish into."""
+    run = Run(tmp_path / "run")
+    table = pd.read_csv(publish.FIGURES / "demo" / "table1.csv")
+    run.write("table1", table.assign(accuracy=0.5))
+    (run.folder / "table1.md").write_text("x")
+    shutil.copytree(publish.FIGURES / "demo", run.figures)
+    corpus = {"title": "t", "n_clips": 7, "n_genres": 2, "synthetic": False}
+    run.record("corpus", corpus)
+    run.record("run", {"profile": "mini", "dataset": "magnatagatune", "versions": {}, "out": "/x"})
+    for part in ("parameters", "weights", "precision"):
+        run.record(part, {})
+    for name in ("FIGURES", "README"):
+        original = getattr(publish, name)
+        copy = tmp_path / original.name
+        shutil.copytree(original, copy) if original.is_dir() else shutil.copy(original, copy)
+        monkeypatch.setattr(publish, name, copy)
+    return run
+
+
+def test_publishing_another_result_changes_readme(finished):
+    publish.publish(finished.folder, "magnatune-mini")
+    text = publish.README.read_text(encoding="utf-8")
+    assert "7 clips, 2 genres" in text
+    assert "| 0.50 | 0.50 |" in text
+    stored = json.loads((publish.FIGURES / "magnatune-mini" / "run.json").read_text())
+    assert "out" not in stored
+
+
+def test_only_the_demo_run_is_called_demo(finished):
+    with pytest.raises(UsageError, match="name of the demo profile's run"):
+        publish.publish(finished.folder, "demo")
+
+
+@pytest.mark.parametrize("name", ["../x", "A", "", "a b"])
+def test_names_that_leave_the_folder_are_refused(finished, name):
+    with pytest.raises(UsageError, match="lower-case letters"):
+        publish.publish(finished.folder, name)
+
+
+def test_an_unfinished_run_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="no finished run"):
+        publish.publish(tmp_path, "x")
+
+
+def test_a_readme_without_marks_is_refused(tmp_path):
+    (tmp_path / "README.md").write_text("nothing")
+    with pytest.raises(GenreUtilsError, match="marks"):
+        publish.renew_readme(tmp_path / "README.md", publish.FIGURES)
+
+
+def test_normalising_twice_changes_nothing_and_drops_what_runs_differ_in():
+    path = ROOT / "notebooks" / "01_data.ipynb"
+    committed = path.read_text(encoding="utf-8")
+    notebook = nbformat.reads(committed, 4)
+    injected = nbformat.v4.new_code_cell("out = '/x'", metadata={"tags": ["injected-parameters"]})
+    notebook.cells.insert(3, injected)
+    notebook.metadata["papermill"] = {"duration": 3.2}
+    notebook.cells[1].metadata["execution"] = {"iopub.execute_input": "2026"}
+    assert nbformat.writes(publish.normalise(notebook)) + "\n" == committed
