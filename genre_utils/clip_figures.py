@@ -34,8 +34,9 @@ def _show(ax: Axes, feature: np.ndarray, name: str, **colours: object) -> AxesIm
         ax.set_yticks(np.arange(0, height, 8) + 0.5, range(0, height, 8))
         ax.set_ylabel("Coefficient")
     else:
-        pitches = np.array([0, 2, 4, 5, 7, 9, 11])
-        ax.set_yticks(pitches / 12 * height + 0.5, list("CDEFGAB"))
+        above_a = np.array([3, 5, 7, 8, 10, 12, 14])  # semitones; librosa's bin 0 is C for n * 12
+        bins = above_a / 12 * height - 3 * (height // 12)
+        ax.set_yticks(bins % height + 0.5, list("CDEFGAB"))
         ax.set_ylabel("Pitch class")
     ax.xaxis.set_major_locator(MultipleLocator(5))
     ax.grid(visible=False)

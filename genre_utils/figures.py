@@ -9,7 +9,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from genre_utils import paper
 from genre_utils.clip_figures import frames_kept, images, mel_spectrograms, mfcc_hop, waveform
@@ -51,6 +51,7 @@ def clips_per_genre(clips: pd.DataFrame, note: str = "") -> Figure:
     for ax, title in zip(axes, ("Clips", "Artists"), strict=True):
         ax.set_title(title)
         ax.set_xlim(0, 1.14 * max(ax.dataLim.x1, 1))
+        ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
         ax.grid(visible=False, axis="y")
     axes[0].invert_yaxis()
     return finish(fig, f"{used.sum():,} clips in {(counts[True] > 0).sum()} genres", note)
