@@ -16,7 +16,7 @@ def small():
     clips["status"] = "ok"
     clips["sha256"] = [f"{i:064x}" for i in range(60)]
     maps = rng.normal(size=(60, 1, 2, 512)).clip(0)
-    maps[:, 0, 0, :30] += 3 * (genre[:, None] == np.repeat(["Jazz", "New Age", "World"], 10))
+    maps[:, 0, 0, :90] += 3 * (genre[:, None] == np.repeat(["Jazz", "New Age", "World"], 30))
     folds = splits.make_splits(clips, ["random", "artist"], n_folds=4, seed=0)
     return clips, maps.astype(np.float16), folds
 
