@@ -72,7 +72,7 @@ def check_audio(
         todo = sorted(chosen.index[~checked[chosen.index]])
         if not todo:
             break
-        results = _check_files([folder / path for path in clips.loc[todo, "path"]], jobs)
+        results = check_files([folder / path for path in clips.loc[todo, "path"]], jobs)
         clips.loc[todo, "duration_s"] = [round(duration, 3) for duration, _ in results]
         clips.loc[todo, "status"] = [status for _, status in results]
         checked[todo] = True
@@ -81,7 +81,7 @@ def check_audio(
     return dict(zip(bad["path"], bad["status"], strict=True))
 
 
-def _check_files(paths: Sequence[Path], jobs: int) -> list[tuple[float, str]]:
+def check_files(paths: Sequence[Path], jobs: int) -> list[tuple[float, str]]:
     """`audio.check` for each file; results are kept by content: no file is decoded twice."""
     key = f"{code_version(audio)}-{version('soundfile')}-{version('librosa')}"
     store = cache_dir() / f"audio-checks-{key}.json"

@@ -8,7 +8,7 @@ from types import MappingProxyType
 import joblib
 import pandas as pd
 
-from genre_utils import magnatagatune
+from genre_utils import local_sets, magnatagatune
 from genre_utils.clip_table import check_audio, completed
 from genre_utils.errors import GenreUtilsError, UsageError
 from genre_utils.progress import progress
@@ -64,6 +64,39 @@ DATASETS = MappingProxyType(
                 load=magnatagatune.load,
                 options=("multi_genre",),
             ),
+            Dataset(
+                name="gtzan",
+                title="GTZAN",
+                clips="1,000",
+                size="1.2 GB to fetch, 1.3 GB unpacked",
+                licence="none stated; research use",
+                citation="G. Tzanetakis and P. Cook: Musical Genre Classification of Audio "
+                "Signals. IEEE Trans. Speech and Audio Processing 10(5), 2002; its faults: "
+                "B. L. Sturm, MIRUM 2012",
+                needs="a folder: genres/<genre>/<genre>.<number>.au or .wav; no artists known",
+                load=local_sets.load_gtzan,
+            ),
+            Dataset(
+                name="folder",
+                title="a folder of sound files",
+                clips="yours",
+                size="yours",
+                licence="yours",
+                citation="yours",
+                needs="a folder: <genre>/**/*.wav, .flac, .ogg, .mp3, .au ...; tags give artists",
+                load=local_sets.load_folder,
+            ),
+            Dataset(
+                name="csv",
+                title="a manifest",
+                clips="yours",
+                size="yours",
+                licence="yours",
+                citation="yours",
+                needs="a CSV beside its files, or the folder: path, genre[, artist, album, track]",
+                load=local_sets.load_csv,
+                options=("manifest",),
+            ),
         )
     }
 )
@@ -79,7 +112,8 @@ def get(name: str) -> Dataset:
 def data_folder(name: str, data_dir: str | Path | None = None, *, jobs: int = 1) -> Path:
     """Folder of a data set's files; the demo corpus is made there on first use.
 
-    Without ``data_dir`` the demo corpus lies in the cache; any other set needs it.
+    Without ``data_dir`` the demo corpus lies in the cache; any other set needs it. For a manifest
+    it may be the file; its folder is returned.
 
     Raises
     ------
@@ -96,10 +130,37 @@ def data_folder(name: str, data_dir: str | Path | None = None, *, jobs: int = 1)
         return folder
     if not data_dir:
         raise UsageError(f"data set {name} needs --data-dir DIR: {get(name).needs}")
+    if "manifest" in get(name).options and Path(data_dir).is_file():
+        return Path(data_dir).parent
     if not Path(data_dir).is_dir():
         needs = get(name).needs
         raise GenreUtilsError(f"--data-dir {data_dir} is not a folder; {name} needs {needs}")
     return Path(data_dir)
+
+
+def read_table(
+    name: str, data_dir: str | Path | None = None, *, jobs: int = 1, **options: object
+) -> tuple[Dataset, Path, pd.DataFrame, dict]:
+    """Read a data set's clip table without a look at the audio; arguments as `load_clips`.
+
+    Returns
+    -------
+    dataset : Dataset
+    folder : Path
+        That the paths are relative to.
+    clips : pd.DataFrame
+    report : dict
+        The loader's own counts.
+    """
+    dataset = get(name)
+    unknown = sorted(set(options) - set(dataset.options))
+    if unknown:
+        raise UsageError(f"data set {name} has no option {', '.join(unknown)}")
+    folder = data_folder(name, data_dir, jobs=jobs)
+    if "manifest" in dataset.options and Path(data_dir or "").is_file():
+        options = {"manifest": Path(data_dir or "").name, **options}
+    clips, report = dataset.load(folder, **options)
+    return dataset, folder, completed(clips, name), report
 
 
 def load_clips(
@@ -140,16 +201,10 @@ def load_clips(
     GenreUtilsError
         Files are missing or damaged, or no clip can be used.
     """
-    dataset = get(name)
-    unknown = sorted(set(options) - set(dataset.options))
-    if unknown:
-        raise UsageError(f"data set {name} has no option {', '.join(unknown)}")
     max_per_genre = max_per_genre or None
     if max_per_genre is not None and max_per_genre < 0:
         raise UsageError(f"max_per_genre={max_per_genre}: at least 1, or 0 for all clips")
-    folder = data_folder(name, data_dir, jobs=jobs)
-    clips, loaded = dataset.load(folder, **options)
-    clips = completed(clips, name)
+    dataset, folder, clips, loaded = read_table(name, data_dir, jobs=jobs, **options)
     refused = check_audio(clips, folder, most=max_per_genre, seed=seed, jobs=jobs)
     if not (clips["status"] == "ok").any():
         raise GenreUtilsError(

@@ -30,9 +30,8 @@ def table(sizes):
 
 
 @pytest.fixture
-def toy(tmp_path, monkeypatch):
+def toy(tmp_path, monkeypatch, cache):
     """A registered data set "toy": genre G of artist A (8 clips) and B (2), genre H of C (2)."""
-    monkeypatch.setenv("GENRE_UTILS_CACHE", str(tmp_path / "cache"))
     folder = tmp_path / "toy"
     folder.mkdir()
     clips = table({("G", "A", "x"): 4, ("G", "B", "x"): 1, ("H", "C", "x"): 1})
@@ -92,9 +91,9 @@ def test_second_check_decodes_nothing_and_a_changed_file_is_seen(toy, monkeypatc
     assert decoded == ["HCx01.wav"] and list(report["audio_refused"]) == ["HCx01.wav"]
 
 
-def test_spoiled_cache_is_made_anew(toy, tmp_path):
+def test_spoiled_cache_is_made_anew(toy, cache):
     datasets.load_clips("toy", toy)
-    (kept,) = (tmp_path / "cache").glob("audio-checks-*.json")
+    (kept,) = cache.glob("audio-checks-*.json")
     kept.write_text("{spoiled")
     _, report = datasets.load_clips("toy", toy)
     assert report["clips_ok"] == 12 and len(json.loads(kept.read_text())) == 12

@@ -4,7 +4,6 @@ import csv
 import gzip
 import shutil
 import sqlite3
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -14,7 +13,6 @@ import soundfile
 from genre_utils import datasets, magnatagatune
 from genre_utils.errors import GenreUtilsError, UsageError
 
-MINI = Path(__file__).resolve().parents[2] / "shared" / "data" / "magnatune-mini"
 COLUMNS = ["clip_id", "track_number", "title", "artist", "album", "url", "segmentStart",
            "segmentEnd", "original_url", "mp3_path"]  # fmt: skip
 GENRES = ["Classical", "New Age", "Electronica", "World", "Ambient", "Jazz", "Hip Hop"]
@@ -58,8 +56,12 @@ def write_catalogue(path, albums=ALBUMS):
 
 
 @pytest.fixture
-def release(tmp_path, monkeypatch):
-    monkeypatch.setenv("GENRE_UTILS_CACHE", str(tmp_path / "cache"))
+def mini(shared):
+    return shared / "data" / "magnatune-mini"
+
+
+@pytest.fixture
+def release(tmp_path, cache):
     folder = tmp_path / "a release"
     noise = np.random.default_rng(0).normal(0, 0.1, 2 * 16000)
     for number, _, _, _, mp3 in CLIPS:
@@ -222,18 +224,15 @@ def test_catalogue_over_the_cap_is_refused(release, monkeypatch, packed):
         magnatagatune.album_genres(release)
 
 
-needs_mini = pytest.mark.skipif(not MINI.is_dir(), reason=f"the real excerpt is not at {MINI}")
-
-
-def count_by_other_means(single):
+def count_by_other_means(mini, single):
     """Clips and artists of each genre, by SQL in one go on the table and the catalogue."""
     base = sqlite3.connect(":memory:")
-    base.deserialize(gzip.decompress((MINI / "sqlite_normalized.db.gz").read_bytes()))
-    with (MINI / "clip_info_final.csv").open(encoding="utf-8", newline="") as stream:
+    base.deserialize(gzip.decompress((mini / "sqlite_normalized.db.gz").read_bytes()))
+    with (mini / "clip_info_final.csv").open(encoding="utf-8", newline="") as stream:
         rows = [
             (r["clip_id"], r["artist"], r["url"].rstrip("/").split("/")[-1])
             for r in csv.DictReader(stream, delimiter="\t")
-            if r["mp3_path"] and (MINI / "mp3" / r["mp3_path"]).stat().st_size
+            if r["mp3_path"] and (mini / "mp3" / r["mp3_path"]).stat().st_size
         ]
     base.execute("CREATE TABLE clip(id, artist, sku)")
     base.executemany("INSERT INTO clip VALUES (?, ?, ?)", rows)
@@ -246,28 +245,24 @@ def count_by_other_means(single):
     return {genre: {"clips": n, "artists": m} for genre, n, m in found}
 
 
-@needs_mini
 @pytest.mark.parametrize("multi_genre", ["first", "single"])
-def test_real_excerpt_agrees_with_a_count_by_other_means(tmp_path, monkeypatch, multi_genre):
-    monkeypatch.setenv("GENRE_UTILS_CACHE", str(tmp_path))
-    clips, report = datasets.load_clips("magnatagatune", MINI, jobs=2, multi_genre=multi_genre)
-    info = pd.read_csv(MINI / "clip_info_final.csv", sep="\t")
+def test_real_excerpt_agrees_with_a_count_by_other_means(mini, cache, multi_genre):
+    clips, report = datasets.load_clips("magnatagatune", mini, jobs=2, multi_genre=multi_genre)
+    info = pd.read_csv(mini / "clip_info_final.csv", sep="\t")
     assert report["rows"] == len(info) == 706
     assert len(clips) == info["mp3_path"].notna().sum() == 588
-    assert report["genres"] == count_by_other_means(multi_genre == "single")
+    assert report["genres"] == count_by_other_means(mini, multi_genre == "single")
     assert ("Ambient" in report["genres"]) == (multi_genre == "first")
     assert report["match_rate"] == 1
     assert report["clips_ok"] + sum(report["clips_refused"].values()) == len(clips)
     ok = clips[clips["status"] == "ok"]
     assert ok["duration_s"].between(28.5, 29.5).all()
-    assert len(datasets.audio_digests(clips, MINI, jobs=2)) == len(ok)
+    assert len(datasets.audio_digests(clips, mini, jobs=2)) == len(ok)
 
 
-@needs_mini
-def test_the_three_empty_files_are_refused_by_name(tmp_path, monkeypatch):
-    monkeypatch.setenv("GENRE_UTILS_CACHE", str(tmp_path))
-    _, report = datasets.load_clips("magnatagatune", MINI, jobs=2)
-    empty = {str(p.relative_to(MINI)) for p in MINI.rglob("*.mp3") if not p.stat().st_size}
+def test_the_three_empty_files_are_refused_by_name(mini, cache):
+    _, report = datasets.load_clips("magnatagatune", mini, jobs=2)
+    empty = {str(p.relative_to(mini)) for p in mini.rglob("*.mp3") if not p.stat().st_size}
     assert report["audio_refused"] == dict.fromkeys(empty, "empty file")
     assert {name.split("/")[-1] for name in empty} == {
         "norine_braun-now_and_zen-08-gently-117-146.mp3",
