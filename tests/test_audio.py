@@ -1,0 +1,290 @@
+"""Decoding, cutting and refusing sound files; every file is made here."""
+
+import os
+import pickle
+import re
+import shutil
+
+import numpy as np
+import pytest
+import soundfile
+
+from genre_utils import audio
+from genre_utils.errors import GenreUtilsError
+
+SR = 16000
+LOSSLESS = ("wav", "flac", "au", "aiff")
+LOSSY = ("ogg", "mp3")
+
+
+def tone(seconds=3.0, hz=440.0, sr=SR, peak=0.5):
+    return peak * np.sin(2 * np.pi * hz * np.arange(round(seconds * sr)) / sr)
+
+
+def write(path, y, sr=SR, **how):
+    soundfile.write(path, y, sr, **how)
+    return path
+
+
+def pitch(y):
+    return np.abs(np.fft.rfft(y * np.hanning(len(y)))).argmax() * SR / len(y)
+
+
+# Decoding.
+
+
+@pytest.mark.parametrize("kind", LOSSLESS)
+def test_lossless_formats_give_the_samples(tmp_path, kind):
+    y = audio.decode(write(tmp_path / f"a.{kind}", tone()))
+    assert y.dtype == np.float32
+    assert y.shape == (3 * SR,)
+    assert np.allclose(y, tone(), atol=2**-15)
+
+
+@pytest.mark.parametrize("kind", LOSSY)
+def test_lossy_formats_give_the_sound(tmp_path, kind):
+    y = audio.decode(write(tmp_path / f"a.{kind}", tone()))
+    assert len(y) == pytest.approx(3 * SR, abs=0.05 * SR)
+    assert pitch(y[SR : 2 * SR]) == pytest.approx(440, abs=1)
+    assert np.abs(y[SR : 2 * SR]).max() == pytest.approx(0.5, abs=0.05)
+
+
+@pytest.mark.parametrize("kind", [*LOSSLESS, *LOSSY])
+@pytest.mark.parametrize("name", ["clip.bin", "clip", "clip.mp3", "clip.wav", "clip.raw"])
+def test_the_content_counts_not_the_extension(tmp_path, kind, name):
+    write(tmp_path / f"a.{kind}", tone())
+    shutil.move(tmp_path / f"a.{kind}", tmp_path / name)
+    assert pitch(audio.decode(tmp_path / name)[SR : 2 * SR]) == pytest.approx(440, abs=1)
+
+
+@pytest.mark.parametrize(
+    "name", ["Ænima – 夜の歌.wav", "two  spaces .wav", "100% #1;'\".wav", "-a.wav"]
+)
+def test_unusual_names(tmp_path, name):
+    folder = tmp_path / "Größe 音"
+    folder.mkdir()
+    path = write(folder / name, tone())
+    assert audio.check(path) == (3.0, "ok")
+    assert audio.check(str(path)) == (3.0, "ok")
+
+
+def test_channels_are_averaged(tmp_path):
+    left, right = tone(), tone(hz=660, peak=0.25)
+    y = audio.decode(write(tmp_path / "a.wav", np.stack([left, right], axis=1)))
+    assert np.allclose(y, (left + right) / 2, atol=2**-14)
+
+
+@pytest.mark.parametrize("sr", [8000, 11025, 22050, 44100, 48000, 96000])
+def test_other_rates_are_resampled_to_16_khz(tmp_path, sr):
+    y = audio.decode(write(tmp_path / "a.wav", tone(sr=sr), sr))
+    assert len(y) == pytest.approx(3 * SR, abs=1)
+    middle = slice(SR, 2 * SR)
+    assert np.allclose(y[middle], tone()[middle], atol=2e-3)
+
+
+def test_what_16_khz_cannot_hold_is_filtered_out(tmp_path):
+    y = audio.decode(write(tmp_path / "a.wav", tone(hz=11000, sr=44100), 44100))
+    assert np.abs(y[SR : 2 * SR]).max() < 0.001  # without a filter: an alias at 5 kHz
+
+
+def test_16_khz_samples_are_left_alone(tmp_path):
+    noise = np.random.default_rng(0).normal(0, 0.1, SR).astype(np.float32)
+    path = write(tmp_path / "a.wav", noise, subtype="FLOAT")
+    assert np.array_equal(audio.decode(path), noise)
+
+
+# Cutting.
+
+
+def test_cut_takes_the_first_twenty_seconds_at_peak_one():
+    y = np.linspace(0.1, 0.4, 30 * SR)
+    part = audio.cut(y)
+    assert part.dtype == np.float32
+    assert part.shape == (20 * SR,)
+    assert np.allclose(part, y[: 20 * SR] / y[20 * SR - 1])
+
+
+def test_cut_scales_by_the_highest_amplitude_of_either_sign():
+    assert audio.cut(np.resize([0.1, -0.4], 2 * SR))[:2] == pytest.approx([0.25, -1])
+
+
+def test_cut_from_an_offset():
+    y = np.arange(1, 30 * SR + 1.0)
+    part = audio.cut(y, offset=5, duration=2)
+    assert len(part) == 2 * SR
+    assert part[0] / part[-1] == pytest.approx((5 * SR + 1) / (7 * SR), rel=1e-6)
+
+
+def test_a_short_clip_is_repeated():
+    y = np.random.default_rng(0).uniform(-1, 1, round(1.5 * SR))
+    y[0] = 1
+    part = audio.cut(y, duration=4)
+    assert np.allclose(part, np.tile(y, 3)[: 4 * SR])
+    assert np.array_equal(part[: len(y)], part[len(y) : 2 * len(y)])
+
+
+def test_a_short_clip_is_followed_by_silence_on_demand():
+    y = np.ones(round(1.5 * SR))
+    part = audio.cut(y, duration=4, fill="zeros")
+    assert len(part) == 4 * SR
+    assert part.sum() == len(y)
+    assert (part[len(y) :] == 0).all()
+
+
+def test_only_the_part_asked_for_decides():
+    y = np.concatenate([np.zeros(21 * SR), np.ones(2 * SR)])
+    with pytest.raises(ValueError, match=r"^silent$"):
+        audio.cut(y)
+    assert audio.cut(y, offset=21).min() == 1
+    with pytest.raises(ValueError, match=r"^too short: 0\.5 s after 22\.5 s, 1 s needed$"):
+        audio.cut(y, offset=22.5)
+    with pytest.raises(ValueError, match=r"^too short: 0\.0 s after 40 s"):
+        audio.cut(y, offset=40)
+
+
+def test_unknown_fill_names_the_choices():
+    with pytest.raises(ValueError, match=r"'mirror'.*'repeat' or 'zeros'"):
+        audio.cut(np.ones(2 * SR), fill="mirror")
+
+
+def test_load_clip_decodes_and_cuts(tmp_path):
+    path = write(tmp_path / "a.wav", tone(30))
+    y = audio.load_clip(path, offset=1.0, duration=20.0)
+    assert y.shape == (20 * SR,)
+    assert np.abs(y).max() == 1
+    assert np.allclose(y, audio.cut(audio.decode(path), offset=1))
+
+
+# Refusing. Each maker leaves a file that cannot be used.
+
+
+def empty(path):
+    path.touch()
+
+
+def no_samples(path):
+    write(path, np.zeros(0))
+
+
+def silent(path):
+    write(path, np.zeros(3 * SR))
+
+
+def cancelled(path):
+    write(path, np.stack([tone(), -tone()], axis=1), subtype="FLOAT")
+
+
+def short(path):
+    write(path, tone(0.3))
+
+
+def text(path):
+    path.write_text("This is not music.\n" * 500)
+
+
+def noise(path):
+    path.write_bytes(np.random.default_rng(0).bytes(20000))
+
+
+def header_only(path):
+    write(path, tone())
+    path.write_bytes(path.read_bytes()[:20])
+
+
+def folder(path):
+    path.mkdir()
+
+
+def absent(path):
+    pass
+
+
+def not_a_number(path):
+    write(path, np.where(np.arange(3 * SR) == 7, np.nan, tone()), subtype="FLOAT")
+
+
+def infinite(path):
+    write(path, np.where(np.arange(3 * SR) == 7, np.inf, tone()), subtype="FLOAT")
+
+
+def unreadable(path):
+    if os.name != "posix" or os.geteuid() == 0:
+        pytest.skip("no file is unreadable for this user (root, or not POSIX)")
+    write(path, tone())
+    path.chmod(0)
+
+
+BAD = [
+    (empty, "a.mp3", "empty file"),
+    (empty, "a.wav", "empty file"),
+    (no_samples, "a.wav", "cannot be decoded: no samples in it"),
+    (silent, "a.flac", "silent"),
+    (cancelled, "a.wav", "silent"),
+    (short, "a.wav", "too short: 0.3 s, 1 s needed"),
+    (text, "a.mp3", "cannot be decoded: Format not recognised"),
+    (text, "a.wav", "cannot be decoded: Format not recognised"),
+    (text, "a.raw", "cannot be decoded: Format not recognised"),
+    (noise, "a.mp3", "cannot be decoded: "),
+    (header_only, "a.wav", "cannot be decoded: "),
+    (header_only, "a.flac", "cannot be decoded: "),
+    (header_only, "a.mp3", "cannot be decoded: "),
+    (folder, "a.wav", "cannot be read: Is a directory"),
+    (absent, "a.wav", "cannot be read: No such file or directory"),
+    (not_a_number, "a.wav", "cannot be decoded: samples that are not finite"),
+    (infinite, "a.wav", "cannot be decoded: samples that are not finite"),
+    (unreadable, "a.wav", "cannot be read: Permission denied"),
+]
+
+
+@pytest.mark.parametrize(("make", "name", "reason"), BAD)
+def test_a_bad_file_is_refused_with_a_true_reason(tmp_path, make, name, reason):
+    path = tmp_path / name
+    make(path)
+    duration, status = audio.check(path)
+    assert status.startswith(reason)
+    assert "\n" not in status
+    assert "does not exist" not in status
+    assert np.isnan(duration) or duration == pytest.approx(len(audio.decode(path)) / SR)
+    with pytest.raises(audio.AudioError) as caught:
+        audio.load_clip(path)
+    assert isinstance(caught.value, GenreUtilsError)
+    assert caught.value.reason == status
+    assert str(caught.value).startswith(f"{path}: {status}; ")
+
+
+@pytest.mark.parametrize("kind", [*LOSSLESS, *LOSSY])
+def test_a_truncated_file_is_used_for_what_it_holds_or_refused(tmp_path, kind):
+    path = write(tmp_path / f"a.{kind}", tone(4))
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    duration, status = audio.check(path)
+    if status == "ok":
+        assert duration == pytest.approx(2, abs=0.5)
+        assert pitch(audio.decode(path)[:SR]) == pytest.approx(440, abs=1)
+    else:
+        assert np.isnan(duration)
+        assert status.startswith("cannot be decoded: ")
+
+
+def test_good_files_have_their_length(tmp_path):
+    assert audio.check(write(tmp_path / "a.wav", tone(2.5, sr=44100), 44100)) == (2.5, "ok")
+    assert audio.check(write(tmp_path / "b.wav", tone(1.0))) == (1.0, "ok")
+    assert audio.check(tmp_path / "a.wav", min_duration=3)[1] == "too short: 2.5 s, 3 s needed"
+
+
+def test_the_error_survives_the_way_from_a_worker():
+    error = pickle.loads(pickle.dumps(audio.AudioError("b/a.wav", "silent")))
+    assert (error.path.parts, error.reason) == (("b", "a.wav"), "silent")
+    assert re.search("silent; replace the file", str(error))
+
+
+def test_real_clips_decode(shared):
+    folder = shared / "data" / "magnatune-mini" / "mp3"
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is not there: no real clips to decode")
+    clips = sorted(path for path in folder.glob("*/*.mp3") if path.stat().st_size)[::100]
+    assert clips
+    for path in clips:
+        duration, status = audio.check(path)
+        assert status == "ok"
+        assert duration == pytest.approx(29, abs=0.5)
