@@ -1,0 +1,230 @@
+"""Stored arrays are found again by content, survive interruption, and never mix."""
+
+import json
+import os
+import threading
+
+import numpy as np
+import pytest
+
+from genre_utils import audio, paper, store
+from genre_utils.errors import GenreUtilsError
+from genre_utils.store import Store
+
+KEY = {"hop_length": 512, "code": "abc"}
+ROWS = np.arange(24, dtype=np.float32).reshape(4, 2, 3)
+IDS = ["d0", "d1", "d2", "d3"]
+
+
+@pytest.fixture
+def rows(tmp_path):
+    return Store(tmp_path, "mel", KEY)
+
+
+def test_rows_come_back_in_the_order_asked_for(rows):
+    rows.put(IDS[:2], ROWS[:2])
+    rows.put(IDS[2:], ROWS[2:])
+    order = [3, 0, 2, 0]
+    loaded = rows.load([IDS[i] for i in order])
+    assert loaded.dtype == ROWS.dtype
+    assert np.array_equal(loaded, ROWS[order])
+
+
+def test_a_new_process_finds_the_rows(rows, tmp_path):
+    rows.put(IDS, ROWS)
+    again = Store(tmp_path, "mel", dict(reversed(KEY.items())))
+    assert again.missing([*IDS, "d9"]) == ["d9"]
+    assert np.array_equal(again.load(IDS), ROWS)
+    assert np.array_equal(Store.opened(rows.folder).load(IDS), ROWS)
+
+
+def test_missing_ids_are_listed_once_in_order(rows):
+    rows.put(["b"], ROWS[:1])
+    assert rows.missing(["c", "a", "b", "c", "a"]) == ["c", "a"]
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [("mfcc", KEY), ("mel", KEY | {"hop_length": 256}), ("mel", KEY | {"code": "abd"}),
+     ("mel", {"hop_length": 512})],
+)  # fmt: skip
+def test_other_name_parameter_or_code_is_another_folder(rows, tmp_path, name, key):
+    rows.put(IDS, ROWS)
+    other = Store(tmp_path, name, key)
+    assert other.folder != rows.folder
+    assert other.missing(IDS) == IDS
+
+
+def test_the_folder_says_what_it_was_made_with(rows):
+    assert json.loads((rows.folder / "key.txt").read_text()) == KEY
+
+
+def test_plain_numpy_reads_a_shard(rows):
+    rows.put(IDS, ROWS)
+    (shard,) = rows.folder.glob("*.npy")
+    assert np.array_equal(np.load(shard), ROWS)
+    assert json.loads(shard.with_suffix(".json").read_text()) == IDS
+
+
+def test_an_interrupted_shard_does_not_count(rows, monkeypatch):
+    def killed(path, value):
+        raise KeyboardInterrupt
+
+    rows.put(IDS[:2], ROWS[:2])
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "write_json", killed)
+        with pytest.raises(KeyboardInterrupt):
+            rows.put(IDS[2:], ROWS[2:])
+    assert len(list(rows.folder.glob("*.npy"))) == 2
+    assert rows.missing(IDS) == IDS[2:]
+    rows.put(IDS[2:], ROWS[2:])
+    assert np.array_equal(rows.load(IDS), ROWS)
+
+
+def test_an_interrupted_write_leaves_nothing(rows, monkeypatch):
+    def killed(stream, rows):
+        stream.write(b"half a row")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(np, "save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        rows.put(IDS, ROWS)
+    assert [path.name for path in rows.folder.iterdir()] == ["key.txt"]
+
+
+def test_two_writers_of_the_same_rows_agree(rows, tmp_path):
+    other = Store(tmp_path, "mel", KEY)
+    rows.put(IDS[:3], ROWS[:3])
+    other.put(IDS[1:], ROWS[1:])
+    rows.put(IDS[:3], ROWS[:3])
+    assert np.array_equal(rows.load(IDS), ROWS)
+    assert np.array_equal(other.load(IDS), ROWS)
+
+
+def test_many_writers_at_once(tmp_path):
+    many = np.arange(200, dtype=np.float32).reshape(100, 2)
+    ids = [f"id{i}" for i in range(100)]
+
+    def work(first):
+        mine = Store(tmp_path, "mel", KEY)
+        for i in range(first, 100, 2):  # neighbours write the same shards
+            mine.put(ids[i : i + 1], many[i : i + 1])
+
+    threads = [threading.Thread(target=work, args=(i % 2,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    rows = Store(tmp_path, "mel", KEY)
+    assert np.array_equal(rows.load(ids), many)
+    assert not list(rows.folder.glob(".part*"))
+
+
+def test_force_starts_from_nothing(rows, tmp_path):
+    rows.put(IDS, ROWS)
+    assert Store(tmp_path, "mel", KEY, fresh=True).missing(IDS) == IDS
+
+
+def test_absent_rows_are_one_clear_error(rows):
+    rows.put(IDS[:1], ROWS[:1])
+    with pytest.raises(
+        GenreUtilsError, match=r"^[^\n]*3 of 4 clips are not stored[^\n]*$"
+    ) as caught:
+        rows.load(IDS)
+    assert str(rows.folder) in str(caught.value)
+    assert "run the earlier stage again" in str(caught.value)
+    with pytest.raises(GenreUtilsError):
+        rows.load([])
+
+
+def test_a_folder_that_is_gone_is_one_clear_error(tmp_path):
+    with pytest.raises(GenreUtilsError, match=r"gone.*earlier stage again"):
+        Store.opened(tmp_path / "mel-0123")
+
+
+def test_each_row_needs_one_id(rows):
+    with pytest.raises(ValueError, match="3 ids for 4 rows"):
+        rows.put(IDS[:3], ROWS)
+    assert rows.missing(IDS) == IDS
+
+
+def test_atomic_write_replaces_at_once_or_not_at_all(tmp_path):
+    path = tmp_path / "deep" / "folder" / "a.csv"
+    store.write_text(path, "old\n")
+
+    def fails(part):
+        part.write_text("half")
+        assert path.read_text() == "old\n"
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        store.write_atomic(path, fails)
+    assert path.read_text() == "old\n"
+    store.write_text(path, "new\n")
+    assert path.read_text() == "new\n"
+    assert [p.name for p in path.parent.iterdir()] == ["a.csv"]
+
+
+def test_atomic_write_keeps_the_ending_that_writers_look_at(tmp_path):
+    store.write_atomic(tmp_path / "a.npz", lambda part: np.savez(part, x=ROWS))
+    assert [path.name for path in tmp_path.iterdir()] == ["a.npz"]
+    assert np.array_equal(np.load(tmp_path / "a.npz")["x"], ROWS)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="file modes are POSIX")
+def test_written_files_are_readable_by_others(tmp_path):
+    store.write_text(tmp_path / "a.txt", "x")
+    assert (tmp_path / "a.txt").stat().st_mode & 0o777 == 0o644
+
+
+def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder").mkdir()
+    for path in (tmp_path / "file" / "a.txt", tmp_path / "folder"):
+        with pytest.raises(GenreUtilsError, match=r"^cannot write [^\n]*$") as caught:
+            store.write_text(path, "x")
+        assert str(path) in str(caught.value)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "folder"]
+
+
+def test_text_is_utf8_with_unix_line_ends(tmp_path):
+    store.write_text(tmp_path / "a.txt", "Größe\n音\n")
+    assert (tmp_path / "a.txt").read_bytes() == "Größe\n音\n".encode()
+    store.write_json(tmp_path / "a.json", {"z": "音", "a": [1, None]})
+    assert (tmp_path / "a.json").read_bytes().endswith(b"}\n")
+    assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == {
+        "z": "音",
+        "a": [1, None],
+    }
+
+
+def test_digest_depends_on_values_not_on_order():
+    assert store.digest({"a": 1, "b": [2, 3]}) == store.digest({"b": [2, 3], "a": 1})
+    values = [{"a": 1}, {"a": 1.5}, {"a": "1"}, {"a": [1]}, {"a": None}, {"b": 1}, {}]
+    assert len({store.digest(value) for value in values}) == len(values)
+
+
+def test_file_digest_is_sha256_of_the_bytes(tmp_path):
+    (tmp_path / "a").write_bytes(b"abc")
+    known = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert store.file_digest(tmp_path / "a") == known
+
+
+def test_code_version_tells_modules_apart():
+    versions = {
+        store.code_version(audio),
+        store.code_version(paper),
+        store.code_version(audio, paper),
+    }
+    assert len(versions) == 3
+    assert store.code_version(audio) == store.code_version(audio)
+
+
+def test_cache_lies_where_the_variable_says(cache, monkeypatch):
+    assert store.cache_dir() == cache
+    for unset in ("", None):
+        if unset is None:
+            monkeypatch.delenv("GENRE_UTILS_CACHE")
+        else:
+            monkeypatch.setenv("GENRE_UTILS_CACHE", unset)
+        assert store.cache_dir().parts[-2:] == (".cache", "genre-utils")
