@@ -11,6 +11,7 @@ from matplotlib.ticker import MultipleLocator
 from genre_utils import paper
 from genre_utils.features import TOP_DB
 from genre_utils.style import BLUE, FEATURES, RED, canvas, finish, styled
+from genre_utils.svm import frame_mask
 
 PARAMETERS = {"mel": paper.MEL, "mfcc": paper.MFCC, "chroma": paper.CHROMA}
 
@@ -153,8 +154,8 @@ def frames_kept(
     hop_s : float
         Seconds from frame to frame.
     """
-    level = level_db - level_db.max()
-    kept, time = level >= threshold, hop_s * np.arange(len(level))
+    kept, level = frame_mask(level_db, threshold), level_db - level_db.max()
+    time = hop_s * np.arange(len(level))
     fig, ax = canvas(height=3.4)
     for mask, colour, marker, word in ((kept, BLUE, "o", "kept"), (~kept, RED, "x", "removed")):
         label = f"{word} ({mask.sum()})"
