@@ -213,7 +213,7 @@ def confusion_matrices(
     ours: pd.DataFrame, paper_table: pd.DataFrame, ours_title: str, paper_title: str = "The paper",
     note: str = "",
 ) -> Figure:  # fmt: skip
-    """Draw our confusion matrix beside the paper's (its Fig. 3).
+    """Draw our confusion matrix of CNN+Mel-spectrogram beside the paper's (its Fig. 3).
 
     Parameters
     ----------
@@ -241,4 +241,4 @@ def confusion_matrices(
         ax.set_xticks(ax.get_xticks(), table.columns, **turned)
         ax.tick_params(axis="y", rotation=0)
     axes[1].set_ylabel("")
-    return finish(fig, "Confusion matrices, % of each true genre", note)
+    return finish(fig, "Confusion of CNN+Mel-spectrogram, % of each true genre", note)
