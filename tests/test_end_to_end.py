@@ -1,0 +1,185 @@
+"""A tiny run through all notebooks: what a run leaves is a contract."""
+
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+
+from genre_utils import demo, paper
+
+ROOT = Path(__file__).resolve().parent.parent
+GENRES = ("Classical", "Electronica", "Hard Rock")
+SYSTEMS = ["cnn-mel", "cnn-mfcc", "cnn-chroma", "svm-mfcc"]
+
+
+@pytest.fixture(scope="module")
+def layout(tmp_path_factory):
+    """Synthesised clips in MagnaTagATune's layout, one of them empty."""
+    folder = tmp_path_factory.mktemp("tiny data ü")
+    clips = demo.make_corpus(
+        folder / "mp3", seed=3, jobs=2,
+        genres=GENRES, artists_per_genre=3, tracks_per_artist=2, clips_per_track=1,
+    )  # fmt: skip
+    albums = {name: f"sku{i}" for i, name in enumerate(clips["album"].unique())}
+    info = pd.DataFrame(
+        {
+            "clip_id": range(1, len(clips) + 1),
+            "track_number": 1,
+            "title": clips["track"],
+            "artist": clips["artist"],
+            "album": clips["album"],
+            "url": [f"http://he3.magnatune.com/all/albums/{albums[a]}/" for a in clips["album"]],
+            "segmentStart": 0,
+            "segmentEnd": 29,
+            "original_url": "",
+            "mp3_path": clips["path"],
+        }
+    )
+    info.to_csv(folder / "clip_info_final.csv", sep="\t", index=False, quoting=1)
+    (folder / "mp3" / clips["path"].iloc[-1]).write_bytes(b"")
+    genre_of = clips.drop_duplicates("album").set_index("album")["genre"]
+    with sqlite3.connect(folder / "sqlite_normalized.db") as db:
+        db.execute("CREATE TABLE albums (album_id INTEGER, artist_id, name, sku)")
+        db.execute("CREATE TABLE genres (genre_id INTEGER, name)")
+        db.execute("CREATE TABLE genres_albums (genre_id, album_id)")
+        for i, (album, sku) in enumerate(albums.items()):
+            db.execute("INSERT INTO albums VALUES (?, 1, ?, ?)", (i, album, sku))
+            db.execute(
+                "INSERT INTO genres_albums VALUES (?, ?)", (GENRES.index(genre_of[album]), i)
+            )
+        db.executemany("INSERT INTO genres VALUES (?, ?)", enumerate(GENRES))
+    db.close()
+    return folder, len(clips)
+
+
+def _run(layout, base, *options):
+    environment = os.environ | {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "GENRE_UTILS_CACHE": str(base / "cache"),
+    }
+    done = subprocess.run(
+        [ROOT / "run_all.sh", "--profile", "tiny", "--dataset", "magnatagatune", "--data-dir",
+         layout[0], "--out", base / "out dir", *options],
+        capture_output=True, text=True, check=False, env=environment, cwd=base,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return base / "out dir", done
+
+
+@pytest.fixture(scope="module")
+def first(layout, tmp_path_factory):
+    return _run(layout, tmp_path_factory.mktemp("first"))
+
+
+def test_it_prints_table_1_and_where_things_are(first):
+    out, done = first
+    for label in paper.SYSTEM_LABELS.values():
+        assert label in done.stdout
+    assert str(out / "notebooks") in done.stdout
+    assert str(out / "figures") in done.stdout
+    assert done.stderr == ""
+    assert "untrained" in done.stdout  # random weights are named wherever a number stands
+
+
+def test_clips_in_equals_used_plus_refused(first, layout):
+    clips = pd.read_csv(first[0] / "clips.csv", keep_default_na=False)
+    assert list(clips) == [
+        "clip_id", "path", "dataset", "genre", "artist", "album", "track", "start_s", "duration_s",
+        "status",
+    ]  # fmt: skip
+    assert len(clips) == layout[1]
+    assert clips["status"].value_counts().to_dict() == {"ok": layout[1] - 1, "empty file": 1}
+
+
+def test_splits_and_predictions_fit_together(first, layout):
+    splits = pd.read_csv(first[0] / "splits.csv", dtype={"clip_id": str})
+    table = pd.read_csv(first[0] / "predictions.csv", dtype={"clip_id": str})
+    assert list(splits) == ["protocol", "clip_id", "fold"]
+    assert list(table)[:6] == ["system", "protocol", "fold", "clip_id", "y_true", "y_pred"]
+    assert list(table)[6:] == [f"p_{genre}" for genre in GENRES]
+    assert sorted(table["system"].unique()) == sorted(SYSTEMS)
+    for (system, protocol), part in table.groupby(["system", "protocol"]):
+        merged = part.merge(splits, on=["protocol", "clip_id"], suffixes=("", "_split"))
+        assert len(merged) == len(part) == layout[1] - 1, (system, protocol)
+        assert (merged["fold"] == merged["fold_split"]).all()
+        proba = part[[f"p_{genre}" for genre in GENRES]]
+        if system.startswith("cnn"):
+            assert np.allclose(proba.sum(axis=1), 1, atol=1e-5)
+        else:
+            assert proba.isna().all(axis=None)
+
+
+def test_table1_follows_from_the_predictions(first, layout):
+    table1 = pd.read_csv(first[0] / "table1.csv")
+    expected = [
+        "system", "protocol", "accuracy", "f_score", "n_clips", "n_folds", "paper_accuracy",
+        "paper_f_score",
+    ]  # fmt: skip
+    assert [column for column in table1 if column in expected] == expected
+    predictions = pd.read_csv(first[0] / "predictions.csv")
+    right = predictions.assign(right=predictions["y_true"] == predictions["y_pred"])
+    accuracy = right.groupby(["system", "protocol"])["right"].mean()
+    for row in table1.itertuples():
+        assert row.accuracy == pytest.approx(accuracy[row.system, row.protocol], abs=1e-6)
+        assert (row.n_clips, row.n_folds) == (layout[1] - 1, 3)
+    paper_rows = table1[table1["protocol"] == "random"].set_index("system")
+    for system, (accuracy, f_score) in paper.TABLE1.items():
+        assert paper_rows.loc[system, "paper_accuracy"] == accuracy
+        assert paper_rows.loc[system, "paper_f_score"] == f_score
+
+
+def test_figures_notebooks_and_run_json(first):
+    out, _ = first
+    figures = {path.stem for path in (out / "figures").glob("*.png")}
+    assert figures >= {
+        "fig1_mel_spectrograms", "fig2_architecture", "fig3_confusion_matrix", "training_curves",
+    }  # fmt: skip
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        cells = [c for c in nbformat.read(out / "notebooks" / path.name, 4).cells]
+        outputs = [o for c in cells if c.cell_type == "code" for o in c.outputs]
+        assert outputs
+        assert not [o for o in outputs if o.output_type == "error" or o.get("name") == "stderr"]
+    facts = json.loads((out / "run.json").read_text(encoding="utf-8"))
+    assert facts["weights"]["random"] is True
+    assert facts["parameters"]["03_cnn"]["epochs"] == 2
+    assert set(facts["timings"]) == {p.stem for p in (ROOT / "notebooks").glob("*.ipynb")}
+    assert {"tensorflow", "librosa", "numpy"} <= set(facts["run"]["versions"])
+    assert facts["precision"]["trunk"] == "float32"
+
+
+def test_two_runs_give_identical_predictions_and_pictures(first, layout, tmp_path):
+    again, _ = _run(layout, tmp_path)  # a cache of its own: everything computed anew
+    for name in ("clips.csv", "splits.csv", "predictions.csv", "table1.csv", "history.csv"):
+        assert (again / name).read_bytes() == (first[0] / name).read_bytes(), name
+    for path in sorted((first[0] / "figures").glob("*.png")):
+        assert (again / "figures" / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+def test_a_repeated_run_computes_nothing_again(first, layout):
+    out, _ = first
+    arrays = out.parent / "cache" / "arrays"
+    before = {path: path.stat().st_mtime_ns for path in arrays.rglob("*.np[yz]")}
+    assert before
+    stored = (out / "predictions.csv").read_bytes()
+    _run(layout, out.parent)
+    assert {path: path.stat().st_mtime_ns for path in arrays.rglob("*.np[yz]")} == before
+    assert (out / "predictions.csv").read_bytes() == stored
+
+
+def test_a_notebook_opened_alone_executes_from_the_stored_artefacts(first, tmp_path):
+    out, _ = first
+    environment = os.environ | {"GENRE_UTILS_CACHE": str(out.parent / "cache")}
+    subprocess.run(
+        [sys.executable, "-m", "jupyter", "nbconvert", "--execute", "--to", "notebook",
+         "--output-dir", tmp_path, out / "notebooks" / "05_results.ipynb"],
+        check=True, capture_output=True, env=environment, cwd=tmp_path,
+    )  # fmt: skip
+    cells = nbformat.read(tmp_path / "05_results.ipynb", 4).cells
+    assert "Baseline SVM" in str(cells)
