@@ -10,7 +10,7 @@ from itertools import combinations
 
 import numpy as np
 import pandas as pd
-from scipy.stats import binomtest
+from scipy.stats import binomtest, norm
 
 from genre_utils import splits
 from genre_utils.errors import GenreUtilsError, UsageError
@@ -91,10 +91,27 @@ def resample(counts: np.ndarray, drawn: np.ndarray) -> np.ndarray:
     return (drawn @ counts.reshape(len(counts), -1)).reshape(-1, *counts.shape[1:])
 
 
-def percentile(values: np.ndarray, confidence: float = 0.95) -> tuple[float, float]:
-    """Interval between the percentiles that leave (1 - confidence) / 2 on each side."""
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(values, [tail, 1 - tail])
+def percentile(
+    values: np.ndarray, confidence: float = 0.95, estimate: float | None = None
+) -> tuple[float, float]:
+    """Interval that holds ``confidence`` of resampled values.
+
+    Parameters
+    ----------
+    values : np.ndarray [shape=(n_resamples,)]
+    confidence : float
+    estimate : float, optional
+        The value of the sample itself. Where resamples lie lower or higher than it, the
+        percentiles are moved to make up for that (bias-corrected percentiles, Efron, Canad. J.
+        Statist. 9, 1981): a macro F-score of drawn artists is lower on average, because drawing
+        makes genres uneven.
+    """
+    tails = np.array([1 - confidence, 1 + confidence]) / 2
+    if estimate is not None:
+        under = ((values < estimate).mean() + (values <= estimate).mean()) / 2
+        edge = 1 / (len(values) + 1)
+        tails = norm.cdf(2 * norm.ppf(np.clip(under, edge, 1 - edge)) + norm.ppf(tails))
+    low, high = np.quantile(values, tails)
     return float(low), float(high)
 
 
@@ -105,7 +122,9 @@ def cluster_intervals(
     """95 % intervals of accuracy and F-score by a bootstrap over artists.
 
     The trained systems are taken as they are: the interval says what other artists would change,
-    not what another seed or other training clips would.
+    not what another seed or other training clips would. In simulations it held the truth in 94 to
+    95 % of cases from 15 artists a genre on; with 5 a genre in 93 to 95 % for the accuracy, but
+    only 87 to 93 % for the macro F-score, whose interval is then too narrow.
 
     Parameters
     ----------
@@ -124,8 +143,10 @@ def cluster_intervals(
     for (system, protocol), part in predictions.groupby(KEY, sort=False):
         counts = confusion_counts(part, clusters, genres)
         drawn = draw(len(counts), n_resamples, seed)
-        accuracy, f = scores(resample(counts, drawn), f_average)
-        ends = (*percentile(accuracy), *percentile(f))
+        found = scores(counts.sum(axis=0), f_average)
+        drawn_scores = scores(resample(counts, drawn), f_average)
+        pairs = zip(drawn_scores, found, strict=True)
+        ends = [end for values, one in pairs for end in percentile(values, estimate=float(one))]
         rows.append((system, protocol, *(round(end, 6) for end in ends), len(counts)))
     names = ["accuracy_lo", "accuracy_hi", "f_score_lo", "f_score_hi", "n_artists"]
     return pd.DataFrame(rows, columns=[*KEY, *names])

@@ -1,8 +1,8 @@
 """What any table of results must be read against: rules that never hear a note.
 
-The majority rule answers the most frequent genre; an oracle knows who made a clip (or from which
-album or track it is) and answers that group's most frequent genre. An oracle is no system to use;
-it shows how far one gets by recognising the maker (Pampalk, Flexer & Widmer, ISMIR 2005).
+The majority rule answers the most frequent genre of all; an oracle knows who made a clip (or from
+which album or track it is) and answers that group's most frequent genre. An oracle is no system to
+use; it shows how far one gets by recognising the maker (Pampalk, Flexer & Widmer, ISMIR 2005).
 """
 
 from types import MappingProxyType
@@ -23,11 +23,14 @@ LABELS = MappingProxyType(
 
 
 def reference_points(clips: pd.DataFrame, splits: pd.DataFrame) -> pd.DataFrame:
-    """Answers of the majority rule and of the three oracles, fitted on the training folds only.
+    """Answers of the majority rule and of the three oracles.
 
-    An oracle that has not met a test clip's group in training answers like the majority rule. Of
-    equally frequent genres the alphabetically first is answered. A clip without the name of its
-    artist counts as in `splits.groups`.
+    The majority rule gives one answer to all clips, so its accuracy is the share of the largest
+    genre: chance level. (Taken from each training part anew it would be worse than chance, even 0
+    on equally large genres: what is frequent in training is then rare in the test part.) The
+    oracles know the training folds only; one that has not met a test clip's group there answers
+    like the majority rule. Of equally frequent genres the alphabetically first is answered. A clip
+    without the name of its artist counts as in `splits.groups`.
 
     Parameters
     ----------
@@ -43,7 +46,7 @@ def reference_points(clips: pd.DataFrame, splits: pd.DataFrame) -> pd.DataFrame:
     """
     columns = {f"oracle-{level}": level for level in ("track", "album", "artist")}
     known = clips[["clip_id", "genre"]].assign(
-        **{name: protocols.groups(clips, level) for name, level in columns.items()}, majority=""
+        **{name: protocols.groups(clips, level) for name, level in columns.items()}, majority=pd.NA
     )
     tables = []
     for system in LABELS:
@@ -51,17 +54,16 @@ def reference_points(clips: pd.DataFrame, splits: pd.DataFrame) -> pd.DataFrame:
             table = part.merge(known, on="clip_id", validate="one_to_one").sort_values("clip_id")
             answers = pd.concat(_answers(table, system, f) for f in sorted(table["fold"].unique()))
             named = table.assign(system=system, protocol=protocol, y_true=table["genre"])
-            tables.append(named.assign(y_pred=answers))
+            tables.append(named.assign(y_pred=answers.fillna(_most_frequent(table["genre"]))))
     columns = [*KEY, "fold", "clip_id", "y_true", "y_pred"]
     return pd.concat(tables, ignore_index=True)[columns]
 
 
 def _answers(table: pd.DataFrame, system: str, fold: int) -> pd.Series:
+    """Answer each test clip's group its usual genre in training; NaN where it was not met."""
     test = table["fold"] == fold
-    train = table[~test]
-    usual = train.groupby(system)["genre"].agg(_most_frequent)
-    answer = table.loc[test, system].map(usual)
-    return answer.fillna(_most_frequent(train["genre"]))
+    usual = table[~test].groupby(system)["genre"].agg(_most_frequent)
+    return table.loc[test, system].map(usual)
 
 
 def _most_frequent(genres: pd.Series) -> str:

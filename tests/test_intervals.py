@@ -3,7 +3,7 @@ from math import comb
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import binomtest, bootstrap, multinomial
+from scipy.stats import binomtest, bootstrap, multinomial, norm
 from sklearn.metrics import accuracy_score, f1_score
 
 from genre_utils import intervals
@@ -109,6 +109,50 @@ def test_coverage_by_simulation():
 def test_with_few_artists_the_interval_is_somewhat_narrow():
     by_artist, _ = _coverage(n_artists=12)
     assert 0.85 <= by_artist <= 0.97
+
+
+def _f_coverage(trials=300, n_genres=9, per_genre=5):
+    """The same of the macro F-score: each artist has a taste of wrong answers of its own."""
+
+    def world(rng, artists):
+        counts = np.zeros((n_genres * artists, n_genres, n_genres))
+        for i, size in enumerate(rng.integers(1, 12, len(counts))):
+            genre = i % n_genres
+            right = rng.binomial(size, rng.beta(0.8, 1.2))
+            taste = rng.dirichlet(np.full(n_genres - 1, 0.3))
+            counts[i, genre] = np.insert(rng.multinomial(size - right, taste), genre, right)
+        return counts
+
+    truth = float(intervals.scores(world(np.random.default_rng(99), 3000).sum(axis=0))[1])
+    corrected = plain = 0
+    for trial in range(trials):
+        counts = world(np.random.default_rng(trial), per_genre)
+        drawn = intervals.draw(len(counts), 600, seed=trial)
+        values = intervals.scores(intervals.resample(counts, drawn))[1]
+        found = float(intervals.scores(counts.sum(axis=0))[1])
+        low, high = intervals.percentile(values, estimate=found)
+        corrected += low <= truth <= high
+        low, high = intervals.percentile(values)
+        plain += low <= truth <= high
+    return corrected / trials, plain / trials
+
+
+def test_with_five_artists_a_genre_the_f_score_needs_its_bias_corrected():
+    corrected, plain = _f_coverage()
+    assert corrected > plain + 0.02
+    assert 0.86 <= corrected < 0.95  # better, not yet good: as the docstring says
+
+
+def test_bias_correction_by_hand():
+    values = np.linspace(0, 1, 10_001)
+    assert intervals.percentile(values) == pytest.approx((0.025, 0.975), abs=1e-3)
+    assert intervals.percentile(values, estimate=0.5) == pytest.approx((0.025, 0.975), abs=1e-3)
+    # 69.15 % of values under the estimate: z0 = 0.5, tails at z = 2 * 0.5 -+ 1.96.
+    expected = (norm.cdf(1 - 1.959964), norm.cdf(1 + 1.959964))
+    assert intervals.percentile(values, estimate=0.69146) == pytest.approx(expected, abs=1e-3)
+    assert intervals.percentile(np.ones(9), estimate=1.0) == (1, 1)
+    low, high = intervals.percentile(values, estimate=2.0)  # beyond all of them
+    assert 0 <= low <= high <= 1
 
 
 def test_no_difference_is_seldom_called_one_and_the_clip_test_calls_it_often():

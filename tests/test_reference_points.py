@@ -36,6 +36,7 @@ def test_answers_by_hand():
     found = reference_points.reference_points(clips, table)
     first = found[found["fold"] == 0].set_index(["clip_id", "system"])["y_pred"].unstack()
     # Training: A of x/1/t, B of x/2/u, two B of y. Artist x: A and B equally often, so A.
+    # Of all seven clips B has four.
     assert first.loc["0000"].to_dict() == {
         "majority": "B", "oracle-track": "A", "oracle-album": "A", "oracle-artist": "A",
     }  # fmt: skip
@@ -70,17 +71,29 @@ def test_an_oracle_is_worth_what_the_protocol_leaves_shared(corpus):
     assert accuracy.loc["oracle-artist", "album"] > 0.7
 
 
-def test_test_clips_do_not_vote(corpus):
-    """Changing the genres of one fold's clips changes no answer on that fold."""
+def test_test_clips_tell_an_oracle_nothing(corpus):
+    """Changing the genres of one fold's clips changes no oracle's answer on a group it has met."""
     clips, table = corpus
     mine = table[table["protocol"] == "random"]
     in_fold = clips["clip_id"].isin(mine.loc[mine["fold"] == 2, "clip_id"])
-    other = clips.assign(genre=clips["genre"].mask(in_fold, "D"))
-    one, two = (
-        reference_points.reference_points(c, mine).query("fold == 2") for c in (clips, other)
-    )
-    assert one["y_pred"].tolist() == two["y_pred"].tolist()
-    assert one["y_true"].tolist() != two["y_true"].tolist()
+    others = clips.assign(genre=clips["genre"].mask(in_fold, "D"))
+    for level in ("track", "album", "artist"):
+        group = splits.groups(clips, level)
+        met = clips.loc[in_fold & group.isin(group[~in_fold]), "clip_id"]
+        answers = [reference_points.reference_points(c, mine) for c in (clips, others)]
+        of_oracle = [a[a["system"] == f"oracle-{level}"] for a in answers]
+        one, two = (a[a["clip_id"].isin(met)] for a in of_oracle)
+        assert len(one) == len(met) > 100
+        assert one["y_pred"].tolist() == two["y_pred"].tolist()
+        assert one["y_true"].tolist() != two["y_true"].tolist()
+
+
+def test_majority_is_chance_level_under_every_protocol(corpus):
+    """Not less: the usual training-part majority scores 0 on equally large genres."""
+    clips, table = corpus
+    found = evaluate.table1(reference_points.reference_points(clips, table)).set_index("system")
+    share = clips["genre"].value_counts(normalize=True).max()
+    assert found.loc["majority", "accuracy"].tolist() == pytest.approx([share] * 4, abs=1e-6)
 
 
 def _table(**accuracy):
