@@ -1,12 +1,14 @@
 """From a sound file to the paper's waveform: mono, 16 kHz, 20 s, peak 1 (section 2.1)."""
 
+import io
 from pathlib import Path
 
 import librosa
 import numpy as np
 import soundfile
 
-from genre_utils.errors import GenreUtilsError
+from genre_utils.errors import GenreUtilsError, UsageError
+from genre_utils.quiet import quiet_stderr
 
 SAMPLE_RATE = 16000
 
@@ -45,19 +47,24 @@ def decode(path: str | Path, sr: int = SAMPLE_RATE) -> np.ndarray:
     """
     path = Path(path)
     try:
-        if path.stat().st_size == 0:
-            raise AudioError(path, "empty file")
-        y, native_sr = soundfile.read(path, dtype="float32", always_2d=True)
+        content = path.read_bytes()
     except OSError as error:
         raise AudioError(path, f"cannot be read: {error.strerror or error}") from None
+    if not content:
+        raise AudioError(path, "empty file")
+    try:
+        with quiet_stderr():  # the mp3 decoder's remarks on damaged frames
+            # From memory: by the content alone, whatever the name's extension says.
+            y, native_sr = soundfile.read(io.BytesIO(content), dtype="float32", always_2d=True)
     except soundfile.LibsndfileError as error:
-        reason = error.error_string.rstrip(".")
+        unknown = error.code == 7  # "file does not exist": of memory it cannot be true
+        reason = "Format not recognised" if unknown else error.error_string.rstrip(".")
         raise AudioError(path, f"cannot be decoded: {reason}") from None
     if not len(y):
         raise AudioError(path, "cannot be decoded: no samples in it")
-    y = y.mean(axis=1)
     if not np.isfinite(y).all():
         raise AudioError(path, "cannot be decoded: samples that are not finite")
+    y = y.mean(axis=1, dtype=np.float64).astype(np.float32)
     return librosa.resample(y, orig_sr=native_sr, target_sr=sr) if native_sr != sr else y
 
 
@@ -85,7 +92,9 @@ def cut(
     Raises
     ------
     ValueError
-        Less than ``min_duration`` left, silence, or an unknown ``fill``; the text is the reason.
+        Less than ``min_duration`` left, or silence; the text is the reason.
+    UsageError
+        An unknown ``fill``.
     """
     n, y = round(duration * sr), y[round(offset * sr) :]
     if len(y) < min_duration * sr:
@@ -96,7 +105,7 @@ def cut(
     elif fill == "zeros":
         y = librosa.util.fix_length(y, size=n)
     else:
-        raise ValueError(f"unknown fill {fill!r}: 'repeat' or 'zeros'")
+        raise UsageError(f"unknown fill {fill!r}: one of repeat, zeros")
     peak = np.abs(y).max()
     if peak < 1e-5:  # under -100 dB: less than one step of 16 bits
         raise ValueError("silent")

@@ -1,27 +1,14 @@
 """TensorFlow and Keras, imported without their start-up lines.
 
-TensorFlow writes those to file descriptor 2 before any setting of its own applies, and a notebook
-would keep them as error output.
+TensorFlow writes those before any setting of its own applies.
 """
 
 import os
-from contextlib import contextmanager
 
-
-@contextmanager
-def _quiet_stderr():  # noqa: ANN202
-    saved, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, 2)
-    try:
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
-        os.close(null)
-
+from genre_utils.quiet import quiet_stderr
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-with _quiet_stderr():
+with quiet_stderr():
     import keras
     import tensorflow as tf
 

@@ -10,6 +10,7 @@ import joblib
 import librosa
 import matplotlib
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from genre_utils import audio, paper
 from genre_utils.errors import GenreUtilsError, UsageError
@@ -106,6 +107,8 @@ def to_image(feature: np.ndarray, name: str, *, scale: str = "db", channels: str
     np.ndarray [shape=(height, width, 3), dtype=float32]
         RGB, 0..255.
     """
+    if name not in paper.SHAPES or scale not in MEL_SCALES:
+        raise UsageError(f"no image of feature {name!r} on scale {scale!r}")
     if name == "mel" and scale == "db":
         low, high = -TOP_DB, 0.0
     elif name == "chroma":
@@ -178,6 +181,7 @@ def extract_all(
     return len(todo)
 
 
+@threadpool_limits.wrap(limits=1)  # last bits must not depend on the number of threads
 def _extract_chunk(
     chunk: list[tuple[str, Path]], targets: dict[str, Store], how: dict, mel_scale: str
 ) -> list[str]:

@@ -13,7 +13,6 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -48,18 +47,19 @@ def file_digest(path: str | Path) -> str:
 def write_atomic(path: str | Path, write: Callable[[Path], None]) -> None:
     """Let ``write`` fill a temporary neighbour of ``path``, then put it in place at once."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".part-", suffix=path.suffix)
-    os.close(handle)
+    name = ""
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".part-", suffix=path.suffix)
+        os.close(handle)
         write(Path(name))
         Path(name).chmod(0o644)
         Path(name).replace(path)
     except OSError as error:
         raise GenreUtilsError(f"cannot write {path}: {error.strerror or error}") from None
     finally:
-        with suppress(FileNotFoundError):
-            Path(name).unlink()
+        if name:
+            Path(name).unlink(missing_ok=True)
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -89,11 +89,10 @@ class Store:
 
     def __init__(self, root: Path, name: str, key: dict, *, fresh: bool = False) -> None:
         self.folder = Path(root) / f"{name}-{digest(key)[:16]}"
-        self.folder.mkdir(parents=True, exist_ok=True)
+        write_json(self.folder / "key.txt", key)
         if fresh:
             for path in [*self.folder.glob("*.json"), *self.folder.glob("*.npy")]:
                 path.unlink(missing_ok=True)
-        write_json(self.folder / "key.txt", key)
 
     @classmethod
     def opened(cls, folder: str | Path) -> "Store":

@@ -10,7 +10,7 @@ import pytest
 import soundfile
 
 from genre_utils import audio
-from genre_utils.errors import GenreUtilsError
+from genre_utils.errors import GenreUtilsError, UsageError
 
 SR = 16000
 LOSSLESS = ("wav", "flac", "au", "aiff")
@@ -143,7 +143,7 @@ def test_only_the_part_asked_for_decides():
 
 
 def test_unknown_fill_names_the_choices():
-    with pytest.raises(ValueError, match=r"'mirror'.*'repeat' or 'zeros'"):
+    with pytest.raises(UsageError, match=r"'mirror': one of repeat, zeros"):
         audio.cut(np.ones(2 * SR), fill="mirror")
 
 
