@@ -142,9 +142,11 @@ def test_only_the_part_asked_for_decides():
         audio.cut(y, offset=40)
 
 
-def test_unknown_fill_names_the_choices():
-    with pytest.raises(UsageError, match=r"'mirror': one of repeat, zeros"):
+def test_unknown_fill_names_the_choices(tmp_path):
+    with pytest.raises(UsageError, match=r"'mirror'.*repeat, zeros"):
         audio.cut(np.ones(2 * SR), fill="mirror")
+    with pytest.raises(UsageError, match=r"'mirror'"):  # not a fault of the file
+        audio.load_clip(write(tmp_path / "a.wav", tone()), fill="mirror")
 
 
 def test_load_clip_decodes_and_cuts(tmp_path):
@@ -264,6 +266,17 @@ def test_a_truncated_file_is_used_for_what_it_holds_or_refused(tmp_path, kind):
     else:
         assert np.isnan(duration)
         assert status.startswith("cannot be decoded: ")
+
+
+def test_decoders_remarks_on_damaged_files_are_not_shown(tmp_path, capfd, recwarn):
+    path = write(tmp_path / "a.mp3", tone(4))
+    content = path.read_bytes()
+    path.write_bytes(content[:1500] + bytes(400) + content[1900 : len(content) // 2])
+    audio.check(path)
+    loud = np.full((2 * SR, 2), 3e38, np.float32)
+    audio.check(write(tmp_path / "loud.wav", loud, subtype="FLOAT"))
+    assert capfd.readouterr() == ("", "")
+    assert not recwarn.list
 
 
 def test_good_files_have_their_length(tmp_path):

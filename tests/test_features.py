@@ -208,6 +208,15 @@ def test_unknown_names_are_usage_errors(y):
         features.mel_spectrogram(y[:SR], scale="log")
     with pytest.raises(UsageError, match=r"'rgb'.*repeat, colormap"):
         features.to_image(np.eye(3), "mel", channels="rgb")
+    with pytest.raises(UsageError, match="'melody'"):
+        features.to_image(np.eye(3), "melody")
+    with pytest.raises(UsageError, match="'dB'"):
+        features.to_image(np.eye(3), "mel", scale="dB")
+
+
+def test_an_unknown_fill_is_not_blamed_on_the_files(tmp_path, files):
+    with pytest.raises(UsageError, match="'mirror'"):
+        extract(tmp_path, *files, fill="mirror")
 
 
 # Golden arrays: every stage is fed with the golden array before it, so that the failing test names
