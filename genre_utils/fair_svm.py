@@ -21,6 +21,7 @@ from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold, Stratifi
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
+from threadpoolctl import threadpool_limits
 
 from genre_utils import audio, features, paper
 from genre_utils import splits as protocols
@@ -119,6 +120,7 @@ def stored_frames(
     return store
 
 
+@threadpool_limits.wrap(limits=1)  # last bits must not depend on the number of threads
 def _one(path: Path, how: dict) -> np.ndarray:
     return frames(audio.load_clip(path, **how))
 

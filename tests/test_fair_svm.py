@@ -53,6 +53,17 @@ def test_frames_are_stored_once(noise, tmp_path, monkeypatch):
     assert np.array_equal(again.load(["a", "b"]), store.load(["a", "b"]))
 
 
+def test_two_workers_store_what_one_stores(noise, tmp_path):
+    files = [tmp_path / "a.wav", tmp_path / "b.wav"]
+    for i, file in enumerate(files):
+        soundfile.write(file, np.roll(noise, 777 * i), 16_000)
+    one, two = (
+        fair_svm.stored_frames(files, ["a", "b"], tmp_path / str(jobs), jobs=jobs).load(["a", "b"])
+        for jobs in (1, 2)
+    )
+    assert np.array_equal(one, two)
+
+
 def _corpus(n_artists=8, n_clips=4, seed=0):
     """Rings around one centre: no straight line parts them, and one coordinate is far too loud."""
     rng = np.random.default_rng(seed)
