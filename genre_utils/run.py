@@ -27,6 +27,13 @@ def load_profiles() -> dict[str, dict]:
     return yaml.safe_load(PROFILES.read_text(encoding="utf-8"))
 
 
+def _profile(name: str) -> dict:
+    profiles = load_profiles()
+    if name not in profiles:
+        raise UsageError(f"unknown profile {name!r}; one of {', '.join(profiles)}")
+    return profiles[name]
+
+
 def notebooks(folder: Path = NOTEBOOKS) -> list[Path]:
     """Return the numbered notebooks in order."""
     found = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
@@ -90,11 +97,8 @@ def plan(profile: str, shared: dict[str, Any], folder: Path = NOTEBOOKS) -> list
     UsageError
         Unknown profile, notebook or parameter, or a value of the wrong type.
     """
-    profiles = load_profiles()
-    if profile not in profiles:
-        raise UsageError(f"unknown profile {profile!r}; one of {', '.join(profiles)}")
     paths = notebooks(folder)
-    reduced = profiles[profile]["notebooks"]
+    reduced = _profile(profile)["notebooks"]
     unknown = set(reduced) - {path.stem for path in paths}
     if unknown:
         raise UsageError(f"profile {profile}: no notebook {', '.join(sorted(unknown))} in {folder}")
@@ -133,10 +137,11 @@ def run(
     GenreUtilsError
         A notebook failed; the executed notebook stays for reading.
     """
-    profiles = load_profiles()
-    dataset = dataset or profiles.get(profile, {}).get("dataset", "")
-    if profile in profiles and dataset not in DATASETS:
+    dataset = dataset or _profile(profile)["dataset"]
+    if dataset not in DATASETS:
         raise UsageError(f"unknown data set {dataset!r}; one of {', '.join(DATASETS)}")
+    if data_dir and not DATASETS[dataset].synthetic and not Path(data_dir).expanduser().is_dir():
+        raise UsageError(f"--data-dir {data_dir}: no such folder; {dataset} has its files there")
     if jobs < 0:
         raise UsageError(f"jobs must be 0 or more, not {jobs}")
     results = Run(out or ROOT / "runs" / f"{profile}-{dataset}")

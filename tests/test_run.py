@@ -21,7 +21,8 @@ out: str = ''"""
 def _notebook(path, parameters=PARAMETERS, tag="parameters", body="print(n_folds)"):
     cells = [nbformat.v4.new_code_cell(parameters), nbformat.v4.new_code_cell(body)]
     cells[0].metadata["tags"] = [tag]
-    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+    kernel = {"kernelspec": {"name": "python3", "display_name": "", "language": "python"}}
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), path)
     return path
 
 
@@ -75,7 +76,7 @@ def test_an_int_where_a_float_is_declared_is_no_mistake(tmp_path, profiles):
 def test_a_notebook_without_the_tag_is_refused(tmp_path, profiles):
     _notebook(tmp_path / "01_x.ipynb", tag="parameter")
     profiles()
-    with pytest.raises(GenreUtilsError, match="no cell is tagged 'parameters'"):
+    with pytest.raises(GenreUtilsError, match="no cell tagged 'parameters'"):
         run.plan("p", {}, tmp_path)
 
 
