@@ -20,6 +20,7 @@ from genre_utils.store import cache_dir, code_version, file_digest, write_json
 
 COLUMNS = ("clip_id", "path", "dataset", "genre", "artist", "album", "track", "start_s",
            "duration_s", "status")  # fmt: skip
+SEPARATOR = "\x1f"  # between names that are joined; pandas would drop a NUL
 SAVE_EVERY = 1000  # checked files between two writes of the kept results
 
 
@@ -49,8 +50,10 @@ def spread(clips: pd.DataFrame, seed: int = 0) -> pd.Series:
     levels = ["genre", "artist", "album", "track", "clip_id"]
     rank = pd.Series(0, index=clips.index)
     for depth in range(len(levels) - 1, 0, -1):
-        names = clips[levels[: depth + 1]].agg("\0".join, axis=1)
-        keys = {n: hashlib.sha256(f"{seed}\0{n}".encode()).digest() for n in names.unique()}
+        names = clips["genre"].str.cat(clips[levels[1 : depth + 1]], sep=SEPARATOR)
+        keys = {
+            n: hashlib.sha256(f"{seed}{SEPARATOR}{n}".encode()).digest() for n in names.unique()
+        }
         order = pd.DataFrame({"rank": rank, "key": names.map(keys)}).sort_values(["rank", "key"])
         groups = [clips.loc[order.index, level] for level in levels[:depth]]
         rank = rank.loc[order.index].groupby(groups).cumcount().reindex(clips.index)

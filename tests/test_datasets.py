@@ -123,7 +123,7 @@ def test_spread_is_the_same_on_every_machine():
     clips = table({("G", "A", "x"): 2, ("G", "B", "y"): 1})
     ranks = clip_table.spread(clips, 0)
     assert dict(zip(clips["clip_id"], ranks, strict=True)) == {
-        "GBy01": 0, "GAx11": 1, "GBy00": 2, "GAx01": 3, "GAx10": 4, "GAx00": 5,
+        "GAx01": 0, "GBy00": 1, "GAx11": 2, "GBy01": 3, "GAx00": 4, "GAx10": 5,
     }  # fmt: skip
 
 
