@@ -152,9 +152,9 @@ def _checked(size: dict) -> dict:
     if unknown:
         raise UsageError(f"demo corpus: unknown {unknown[0]!r}; sizes are {', '.join(SIZE)}")
     most = min(len(GENRES[genre]["artists"]) for genre in GENRES)
-    n = size["artists_per_genre"]
-    if not 1 <= n <= most:
-        raise UsageError(f"demo corpus: artists_per_genre={n}; choose 1 to {most}")
+    for name, limit in (("artists_per_genre", most), ("tracks_per_artist", 99)):
+        if not 1 <= size[name] <= limit:
+            raise UsageError(f"demo corpus: {name}={size[name]}; choose 1 to {limit}")
     return size | {"genres": list(size["genres"])}
 
 
@@ -247,11 +247,13 @@ def _room(seconds: float, name: tuple) -> np.ndarray:
 
 
 def _compress(y: np.ndarray, ratio: float) -> np.ndarray:
-    """Hold back the loudness followed over 0.1 s, by ``ratio`` in dB."""
+    """Hold back the loudness followed over 0.1 s, by ``ratio`` in dB; round off the peaks."""
     pole = np.exp(-1 / (0.1 * SAMPLE_RATE))
     power = signal.lfilter([1 - pole], [1, -pole], y**2)
     gain = np.maximum(power / power.mean(), 1e-3) ** ((1 / ratio - 1) / 2)
-    return y * gain
+    y = y * gain
+    ceiling = 8 / np.sqrt(ratio) * np.sqrt(np.mean(y**2))
+    return ceiling * np.tanh(y / ceiling)
 
 
 def _slug(text: str) -> str:

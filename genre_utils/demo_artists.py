@@ -19,7 +19,8 @@ RULES_FILE = Path(__file__).with_name("demo_genres.yml")
 RULES = yaml.safe_load(RULES_FILE.read_text(encoding="utf-8"))
 GENRES = RULES["genres"]
 FAVOURITES = 2  # options of each list that an artist uses
-BORROWS = 0.4  # chance that an artist has one instrument of a neighbouring genre
+LIKELIER = 1.7
+BORROWS = 0.35  # chance that an artist has one instrument of a neighbouring genre
 
 
 def seeded(*what: str | int) -> np.random.Generator:
@@ -105,11 +106,11 @@ def draw_artist(seed: int, genre: str, index: int) -> Artist:
     programs = {}
     for other in [*rules["neighbours"], genre]:  # a neighbour's where the genre lacks the role
         parts = GENRES[other]["parts"]
-        programs |= {role: int(rng.choice(part["programs"])) for role, part in parts.items()}
+        programs |= {role: _program(part, rng) for role, part in parts.items()}
     if rng.random() < BORROWS:
         parts = GENRES[str(rng.choice(list(rules["neighbours"])))]["parts"]
         role = str(rng.choice(list(parts)))
-        programs[role] = int(rng.choice(parts[role]["programs"]))
+        programs[role] = _program(parts[role], rng)
     mix = {name: float(rng.uniform(low, high)) for name, (low, high) in rules["mix"].items()}
     return Artist(
         seed=seed,
@@ -120,7 +121,7 @@ def draw_artist(seed: int, genre: str, index: int) -> Artist:
         keys=tuple(int(key) for key in rng.choice(np.arange(-6, 6), 3, replace=False)),
         pace=float(rng.uniform(0.1, 0.9)),
         looseness=float(rng.uniform(0.001, 0.018)),
-        mix=mix | {"bands": rng.normal(0, 2.5, 8).tolist()},
+        mix=mix | {"bands": rng.normal(0, 1.2, 8).tolist()},
     )
 
 
@@ -162,6 +163,12 @@ def titles(artist: Artist, n: int) -> list[str]:
     rng = seeded(artist.seed, artist.genre, artist.name, "titles")
     picked = rng.choice(len(first) * len(second), n, replace=False)
     return [f"{first[i // len(second)]} {second[i % len(second)]}" for i in picked]
+
+
+def _program(part: dict, rng: np.random.Generator) -> int:
+    """Draw an instrument; each is `LIKELIER` times as likely as the next in the list."""
+    weights = LIKELIER ** -np.arange(float(len(part["programs"])))
+    return int(rng.choice(part["programs"], p=weights / weights.sum()))
 
 
 def _part(artist: Artist, role: str, rules: dict, one: Any) -> Part:  # noqa: ANN401
