@@ -20,6 +20,7 @@ from genre_utils.store import cache_dir, code_version, file_digest, write_json
 
 COLUMNS = ("clip_id", "path", "dataset", "genre", "artist", "album", "track", "start_s",
            "duration_s", "status")  # fmt: skip
+OUTSIDE = "path leaves the data folder"
 SEPARATOR = "\x1f"  # between names that are joined; pandas would drop a NUL
 SAVE_EVERY = 1000  # checked files between two writes of the kept results
 
@@ -31,7 +32,7 @@ def completed(clips: pd.DataFrame, name: str) -> pd.DataFrame:
     clips["duration_s"] = clips["duration_s"].astype(float)
     paths = clips["path"].map(PurePosixPath)
     outside = paths.map(lambda path: path.is_absolute() or ".." in path.parts).astype(bool)
-    clips.loc[outside, "status"] = "path leaves the data folder"
+    clips.loc[outside, "status"] = OUTSIDE
     return clips
 
 

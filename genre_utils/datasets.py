@@ -28,6 +28,7 @@ class Dataset:
     needs: str
     load: Callable[..., tuple[pd.DataFrame, dict]]
     options: tuple[str, ...] = ()
+    known_bad: tuple[str, ...] = ()
     synthetic: bool = False
 
 
@@ -45,7 +46,7 @@ DATASETS = MappingProxyType(
                 name="demo",
                 title="demo corpus (synthesised)",
                 clips="270",
-                size="250 MB",
+                size="110 MB",
                 licence="MIT, like the code",
                 citation="none: made by this package",
                 needs="nothing: made on first use",
@@ -63,6 +64,7 @@ DATASETS = MappingProxyType(
                 needs="a folder: mp3/, clip_info_final.csv, Magnatune's catalogue",
                 load=magnatagatune.load,
                 options=("multi_genre",),
+                known_bad=magnatagatune.EMPTY_FILES,
             ),
             Dataset(
                 name="gtzan",
@@ -75,6 +77,7 @@ DATASETS = MappingProxyType(
                 "B. L. Sturm, MIRUM 2012",
                 needs="a folder: genres/<genre>/<genre>.<number>.au or .wav; no artists known",
                 load=local_sets.load_gtzan,
+                known_bad=local_sets.GTZAN_BROKEN,
             ),
             Dataset(
                 name="folder",
@@ -119,8 +122,6 @@ def data_folder(name: str, data_dir: str | Path | None = None, *, jobs: int = 1)
     ------
     UsageError
         Unknown name, or no ``data_dir`` where one is needed.
-    GenreUtilsError
-        ``data_dir`` is not a folder.
     """
     if get(name).synthetic:
         from genre_utils import demo
@@ -134,7 +135,7 @@ def data_folder(name: str, data_dir: str | Path | None = None, *, jobs: int = 1)
         return Path(data_dir).parent
     if not Path(data_dir).is_dir():
         needs = get(name).needs
-        raise GenreUtilsError(f"--data-dir {data_dir} is not a folder; {name} needs {needs}")
+        raise UsageError(f"--data-dir {data_dir} is not a folder; {name} needs {needs}")
     return Path(data_dir)
 
 

@@ -22,6 +22,12 @@ from genre_utils.paper import GENRES
 CLIP_INFO = "clip_info_final.csv"
 CATALOGUES = ("sqlite_normalized.db", "sqlite_normalized.db.gz", "song_info.csv")
 CATALOGUE_CAP = 256 * 2**20  # bytes, unpacked; the true one has some ten million
+EMPTY_FILES = (  # of zero bytes in the release itself
+    "6/norine_braun-now_and_zen-08-gently-117-146.mp3",
+    "8/jacob_heringman-josquin_des_prez_lute_settings-19-gintzler__pater_noster-204-233.mp3",
+    "9/american_baroque-dances_and_suites_of_rameau_and_couperin-25-"
+    "le_petit_rien_xiveme_ordre_couperin-88-117.mp3",
+)
 MULTI_GENRE = ("first", "single")
 HOW_TO_GET = "`python -m genre_utils datasets download magnatagatune` fetches it"
 INFO_COLUMNS = ("clip_id", "title", "artist", "album", "url", "segmentStart", "mp3_path")

@@ -166,7 +166,7 @@ def is_level(first, genre, inner, outer):
         ({"multi_genre": "first"}, UsageError, "toy has no option multi_genre"),
         ({"max_per_genre": -1}, UsageError, "max_per_genre=-1: at least 1"),
         ({"data_dir": None}, UsageError, "toy needs --data-dir DIR"),
-        ({"data_dir": "/no/such/folder"}, GenreUtilsError, "/no/such/folder is not a folder"),
+        ({"data_dir": "/no/such/folder"}, UsageError, "/no/such/folder is not a folder"),
     ],
 )
 def test_wrong_call_is_one_clear_line(toy, call, error, message):
