@@ -100,10 +100,14 @@ def make_corpus(
         for artist, number, rows in tracks
         if not all((folder / row["path"]).is_file() for row in rows)
     ]
-    done = Parallel(n_jobs=jobs, return_as="generator_unordered")(todo)
-    for _ in progress(done, "demo corpus", total=len(todo), unit="track"):
-        pass
-    write_text(folder / "clips.csv", clips.to_csv(index=False, lineterminator="\n"))
+    if todo or not (folder / "clips.csv").is_file():  # a finished one may lie on a read-only disk
+        try:
+            done = Parallel(n_jobs=jobs, return_as="generator_unordered")(todo)
+            for _ in progress(done, "demo corpus", total=len(todo), unit="track"):
+                pass
+            write_text(folder / "clips.csv", clips.to_csv(index=False, lineterminator="\n"))
+        except OSError as error:
+            raise _cannot_write(folder, error) from None
     return load(folder)
 
 
@@ -170,20 +174,26 @@ def _prepare(folder: Path, key: dict) -> None:
     """Leave ``folder`` holding files of this key only; touch nothing that is not a demo corpus."""
     marker = folder / KEY_FILE
     try:
-        if marker.is_file() and json.loads(marker.read_text(encoding="utf-8")) != key:
+        if marker.is_file():
+            if json.loads(marker.read_text(encoding="utf-8")) == key:
+                return
             (folder / "clips.csv").unlink(missing_ok=True)
             for genre in GENRES:
                 for path in (folder / _slug(genre)).glob("*/*.flac"):
                     path.unlink()
-        elif not marker.is_file() and folder.is_dir() and any(folder.iterdir()):
+        elif folder.is_dir() and any(folder.iterdir()):
             raise UsageError(f"{folder} holds something else; name a new or empty folder")
         folder.mkdir(parents=True, exist_ok=True)
         write_json(marker, key)
     except OSError as error:
-        reason = error.strerror or error
-        raise GenreUtilsError(
-            f"cannot write the demo corpus into {folder}: {reason}; name another folder"
-        ) from None
+        raise _cannot_write(folder, error) from None
+
+
+def _cannot_write(folder: Path, error: OSError) -> GenreUtilsError:
+    reason = error.strerror or error
+    return GenreUtilsError(
+        f"cannot write the demo corpus into {folder}: {reason}; name another folder"
+    )
 
 
 def _rows(artist: Artist, number: int, size: dict) -> list[dict]:
