@@ -131,7 +131,7 @@ def main_clips(arguments: argparse.Namespace) -> int:
     if arguments.export_split:
         clips = datasets.leave_out_small_genres(clips, arguments.folds, arguments.min_artists)
         protocols = arguments.protocols.split(",")
-        folds = splits.make_splits(clips, protocols, arguments.folds, arguments.seed)
+        folds = splits.make_splits(clips, protocols, arguments.folds, arguments.seed, pairs)
         split_file.export_split(arguments.export_split, clips, folds)
         report["split"] = {"clips": folds["clip_id"].nunique(), "file": arguments.export_split}
     write_text(arguments.out, clips.to_csv(index=False, lineterminator="\n"))

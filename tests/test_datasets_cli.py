@@ -9,16 +9,13 @@ import pytest
 import soundfile
 
 from genre_utils import datasets, releases, split_file, splits, validation
-from genre_utils.__main__ import Parser
-from genre_utils.datasets_cli import add_parsers
+from genre_utils.__main__ import parser
 from genre_utils.errors import GenreUtilsError, UsageError
 from genre_utils.store import write_json
 
 
 def run(*words):
-    whole = Parser(prog="genre_utils")
-    add_parsers(whole.add_subparsers())
-    arguments = whole.parse_args(["datasets", *map(str, words)])
+    arguments = parser().parse_args(["datasets", *map(str, words)])
     return arguments.func(arguments)
 
 
@@ -87,6 +84,16 @@ def test_the_same_seed_gives_the_same_bytes_and_another_does_not(music, tmp_path
     header, first = files[0].read_text().splitlines()[:2]
     assert header == "dataset,clip_id,path,genre,fold_random,fold_artist"
     assert first.startswith("csv,G ")
+
+
+def test_duplicates_stay_together_in_an_exported_split(music, tmp_path, capsys):
+    for i in (2, 8, 14):
+        shutil.copy(music / f"G {i:02d}.wav", music / f"H {i + 1:02d}.wav")
+    export(music, tmp_path / "split.csv", "--protocols", "random")
+    fold = pd.read_csv(tmp_path / "split.csv").set_index("clip_id")["fold_random"]
+    pairs = json.loads(capsys.readouterr().out)["duplicates"]
+    assert len(pairs) == 3
+    assert all(fold[pair["clip_id"]] == fold[pair["other_id"]] for pair in pairs)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genre_utils import datasets, duplicates
+from genre_utils import datasets, duplicates, splits
 from genre_utils.store import file_digest
 
 
@@ -168,3 +168,28 @@ def test_real_near_duplicates_are_found(shared, cache):
     assert titles["name"] == {"Give Me Love", "Wounded Little Bird", "Hideaway", "Karma Dogs"}
     assert "Sunset (Endless Night Journey remix)" in titles["sound"]
     assert len(pairs) < 15
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.tuples(st.integers(0, 59), st.integers(0, 59)), max_size=3), st.integers(0, 5))
+def test_duplicates_are_never_on_both_sides(links, seed):
+    rows = [(f"c{i:02d}", f"a{i // 4}", f"b{i // 2}", f"t{i}", 0.0) for i in range(60)]
+    clips = table(*rows).assign(genre=["GHI"[i // 4 % 3] for i in range(60)])
+    pairs = pd.DataFrame(
+        [(f"c{a:02d}", f"c{b:02d}") for a, b in links], columns=["clip_id", "other_id"]
+    )
+    folds = splits.make_splits(clips, list(splits.PROTOCOLS), 3, seed, pairs)
+    for protocol, part in folds.groupby("protocol"):
+        fold = part.set_index("clip_id")["fold"]
+        assert len(fold) == 60 and fold.index.is_unique
+        assert (pairs["clip_id"].map(fold) == pairs["other_id"].map(fold)).all(), protocol
+        if protocol == "artist":
+            assert (fold.groupby(clips.set_index("clip_id")["artist"]).nunique() == 1).all()
+
+
+def test_without_duplicates_the_folds_are_as_before():
+    rows = [(f"c{i:02d}", f"a{i // 4}", f"b{i // 2}", f"t{i}", 0.0) for i in range(60)]
+    clips = table(*rows).assign(genre=["GHI"[i // 4 % 3] for i in range(60)])
+    empty = pd.DataFrame(columns=duplicates.COLUMNS)
+    plain = splits.make_splits(clips, list(splits.PROTOCOLS), 3, 1)
+    assert splits.make_splits(clips, list(splits.PROTOCOLS), 3, 1, empty).equals(plain)
