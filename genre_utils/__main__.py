@@ -21,6 +21,9 @@ def parser() -> Parser:
     commands = whole.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_run(commands)
     _add_publish(commands)
+    from genre_utils import datasets_cli
+
+    datasets_cli.add_parsers(commands)
     return whole
 
 

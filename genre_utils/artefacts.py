@@ -21,6 +21,8 @@ TABLES = {
     "predictions": "03_cnn and 04_svm",
     "history": "03_cnn",
     "table1": "05_results",
+    "comparisons": "06_what_it_measures",
+    "claims": "06_what_it_measures",
 }
 TEXT_COLUMNS = (
     "clip_id", "path", "genre", "artist", "album", "track", "status", "y_true", "y_pred",

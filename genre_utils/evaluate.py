@@ -82,22 +82,6 @@ def table1(predictions: pd.DataFrame, f_average: str = "macro") -> pd.DataFrame:
     )
 
 
-def table1_markdown(table: pd.DataFrame, title: str, note: str = "") -> str:
-    """Write Table 1 for people, in Markdown."""
-    named = table.assign(system=table["system"].map(lambda s: paper.SYSTEM_LABELS.get(s, s)))
-    lines = [
-        f"**Table 1 on {title}**" + (f" ({note})" if note and note != title else ""),
-        "",
-        "| system | protocol | accuracy | F-score | paper's accuracy | paper's F-score | clips |",
-        "|---|---|--:|--:|--:|--:|--:|",
-    ]
-    for row in named.itertuples():
-        cells = (row.accuracy, row.f_score, row.paper_accuracy, row.paper_f_score)
-        numbers = " | ".join("" if np.isnan(cell) else f"{cell:.2f}" for cell in cells)
-        lines.append(f"| {row.system} | {row.protocol} | {numbers} | {row.n_clips} |")
-    return "\n".join(lines) + "\n"
-
-
 def confusion_percent(predictions: pd.DataFrame, genres: list[str]) -> pd.DataFrame:
     """Confusion matrix in per cent of each true genre (rows), as in the paper's Fig. 3."""
     counts = confusion_matrix(predictions["y_true"], predictions["y_pred"], labels=genres)

@@ -4,13 +4,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from genre_utils import fair_svm, paper, reference_points, splits
+from genre_utils import splits
 from genre_utils.figures import PROTOCOLS
 from genre_utils.style import canvas, finish, styled
-
-LABELS = {
-    **paper.SYSTEM_LABELS, fair_svm.SYSTEM: "SVM, treated fairly", **reference_points.LABELS,
-}  # fmt: skip
+from genre_utils.tables import NAMES
 
 
 @styled
@@ -40,7 +37,7 @@ def accuracy_with_intervals(table: pd.DataFrame, note: str = "") -> Figure:
     how = {"marker": "D", "s": 40, "color": "black", "zorder": 4}
     ax.scatter(known["paper_accuracy"], y, label="the paper", **how)
     ax.set(xlim=(0, 1.02), ylim=(len(systems) - 0.5, -0.5), xlabel="Accuracy, 95 % interval")
-    ax.set_yticks(range(len(systems)), [LABELS.get(name, name) for name in systems])
+    ax.set_yticks(range(len(systems)), [NAMES.get(name, name) for name in systems])
     ax.set_yticks(np.arange(1, len(systems)) - 0.5, minor=True)
     ax.tick_params(axis="y", which="minor", length=0)
     ax.grid(visible=False, axis="y")

@@ -140,8 +140,8 @@ def run(
     dataset = dataset or _profile(profile)["dataset"]
     if dataset not in DATASETS:
         raise UsageError(f"unknown data set {dataset!r}; one of {', '.join(DATASETS)}")
-    if data_dir and not DATASETS[dataset].synthetic and not Path(data_dir).expanduser().is_dir():
-        raise UsageError(f"--data-dir {data_dir}: no such folder; {dataset} has its files there")
+    if data_dir and not DATASETS[dataset].synthetic and not Path(data_dir).expanduser().exists():
+        raise UsageError(f"--data-dir {data_dir} is not there; {DATASETS[dataset].needs}")
     if jobs < 0:
         raise UsageError(f"jobs must be 0 or more, not {jobs}")
     results = Run(out or ROOT / "runs" / f"{profile}-{dataset}")

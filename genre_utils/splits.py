@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
+from genre_utils.duplicates import merge_groups
 from genre_utils.errors import UsageError
 
 # Protocol -> columns that make up a group. Clips of a group lie in one fold; the paper's protocol,
@@ -42,8 +43,9 @@ def groups(clips: pd.DataFrame, protocol: str) -> pd.Series:
 
 
 def make_splits(
-    clips: pd.DataFrame, protocols: list[str], n_folds: int = 10, seed: int = 0
-) -> pd.DataFrame:
+    clips: pd.DataFrame, protocols: list[str], n_folds: int = 10, seed: int = 0,
+    duplicates: pd.DataFrame | None = None,
+) -> pd.DataFrame:  # fmt: skip
     """Draw the folds: every usable clip is tested once under each protocol.
 
     ``random`` is stratified by genre over clips (`StratifiedKFold`), the others keep groups whole
@@ -56,6 +58,9 @@ def make_splits(
         A clip table; only rows with status ``ok`` take part, in any order.
     protocols : list of str
         Names from `PROTOCOLS`.
+    duplicates : pd.DataFrame, optional
+        Pairs from `duplicates.find`: clips of one recording, which stay in one fold under every
+        protocol.
 
     Returns
     -------
@@ -77,16 +82,20 @@ def make_splits(
         raise UsageError("no usable clip to split; see the column status of the clip table")
     tables = []
     for protocol in protocols:
-        fold = _folds(used, protocol, n_folds, seed)
+        group = groups(used, protocol)
+        if duplicates is not None:
+            group = merge_groups(group, used["clip_id"], duplicates)
+        fold = _folds(used, group, protocol, n_folds, seed)
         part = pd.DataFrame({"protocol": protocol, "clip_id": used["clip_id"], "fold": fold})
         tables.append(part)
     return pd.concat(tables, ignore_index=True)
 
 
-def _folds(used: pd.DataFrame, protocol: str, n_folds: int, seed: int) -> np.ndarray:
-    group = groups(used, protocol)
+def _folds(
+    used: pd.DataFrame, group: pd.Series, protocol: str, n_folds: int, seed: int
+) -> np.ndarray:
     _check(used["genre"], group, protocol, n_folds)
-    grouped = bool(PROTOCOLS[protocol])
+    grouped = not group.is_unique
     kind = StratifiedGroupKFold if grouped else StratifiedKFold
     splitter = kind(n_folds, shuffle=True, random_state=seed)
     parts = splitter.split(used, used["genre"], group if grouped else None)

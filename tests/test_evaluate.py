@@ -59,17 +59,6 @@ def test_the_papers_numbers_stand_beside_its_own_protocol_only(predictions):
     assert np.isnan(table.loc[("other", "random"), "paper_accuracy"])
 
 
-def test_markdown_names_corpus_note_and_every_row(predictions):
-    table = evaluate.table1(predictions)
-    text = evaluate.table1_markdown(table, "my clips", "untrained VGG-16")
-    assert "my clips" in text
-    assert "untrained VGG-16" in text
-    rows = [line for line in text.splitlines() if line.startswith("| ")][1:]
-    assert len(rows) == len(table) == 6
-    assert f"| {table['accuracy'][0]:.2f} |" in rows[0]
-    assert "nan" not in text
-
-
 def test_confusion_rows_are_per_cent_of_the_true_genre(predictions):
     part = predictions[:35]
     matrix = evaluate.confusion_percent(part, GENRES)
