@@ -1,15 +1,15 @@
 """The layers after VGG-16's convolution blocks and their training (sections 2.3 and 2.4)."""
 
-from collections.abc import Callable
-from functools import lru_cache
-from typing import NamedTuple
+from collections.abc import Iterator
 
 import numpy as np
+from scipy import sparse
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
 from genre_utils import paper
-from genre_utils.backend import keras, tf
+from genre_utils.backend import keras
+from genre_utils.dense import DenseTraining, predict_proba, sparse_rows
 from genre_utils.errors import UsageError
 
 POOLING = ("flatten", "average")
@@ -92,100 +92,37 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):
     def fit(self, X: np.ndarray, y: np.ndarray) -> "HeadClassifier":
         """Train on maps X [n, height, width, 512] (any float type) and genre names y [n]."""
         self.classes_, target = np.unique(y, return_inverse=True)
-        self._shape = tuple(X.shape[1:])
-        machine = self._machine()
-        machine.reset(self.seed)
-        order = np.random.default_rng(self.seed)
-        history = []
-        for _ in range(self.epochs):
-            rows = order.permutation(len(X)) if self.shuffle else np.arange(len(X))
-            history.append(self._epoch(machine, X, target, rows))
-        self.history_ = np.array(history)
-        self.weights_ = [variable.numpy() for variable in machine.model.weights]
+        keras.utils.set_random_seed(self.seed)
+        initial = build_head(
+            X.shape[1:], len(self.classes_), pooling=self.pooling, dropout=self.dropout
+        ).get_weights()
+        training = DenseTraining(
+            initial, l2=self.l2, dropout=self.dropout, learning_rate=self.learning_rate,
+            random=np.random.default_rng([self.seed, 1]),
+        )  # fmt: skip
+        log = training.train(self._rows(X), target, self._batches(len(X)))
+        steps = -(-len(X) // self.batch_size)
+        self.history_ = log.reshape(self.epochs, steps, 2).sum(axis=1) / len(X)
+        self.weights_ = training.weights
         return self
 
     def predict_proba(self, X: np.ndarray) -> np.ndarray:
         """Return probabilities [n, n_classes] in the order of ``classes_``."""
         check_is_fitted(self)
-        machine = self._machine()
-        machine.model.set_weights(self.weights_)
-        parts = []
-        for start in range(0, len(X), self.batch_size):
-            maps = X[start : start + self.batch_size].astype(np.float32)
-            parts.append(machine.predict(_filled(maps, self.batch_size)).numpy()[: len(maps)])
-        return np.concatenate(parts)
+        return predict_proba(self.weights_, self._rows(X))
 
     def predict(self, X: np.ndarray) -> np.ndarray:
         """Return the most probable genre of each row."""
         return self.classes_[self.predict_proba(X).argmax(axis=1)]
 
-    def _machine(self) -> "_Machine":
-        return _machine(
-            self._shape, len(self.classes_), self.pooling, self.dropout, self.l2, self.learning_rate
-        )
+    def _rows(self, X: np.ndarray) -> sparse.csr_array:
+        """Do what the first layer of `build_head` does, which has no weights."""
+        if self.pooling == "average":
+            X = X.mean(axis=(1, 2), dtype=np.float32)
+        return sparse_rows(X)
 
-    def _epoch(
-        self, machine: "_Machine", X: np.ndarray, target: np.ndarray, rows: np.ndarray
-    ) -> tuple[float, float]:
-        loss = correct = 0.0
-        for start in range(0, len(rows), self.batch_size):
-            batch = rows[start : start + self.batch_size]
-            inputs = X[batch].astype(np.float32), target[batch], np.ones(len(batch), np.float32)
-            results = machine.step(*(_filled(part, self.batch_size) for part in inputs))
-            loss += float(results[0]) * len(batch)
-            correct += float(results[1])
-        return loss / len(rows), correct / len(rows)
-
-
-class _Machine(NamedTuple):
-    """A model with its compiled steps, used for every fold: compiling costs seconds."""
-
-    model: keras.Model
-    optimizer: keras.optimizers.Optimizer
-    build: Callable
-    step: Callable
-    predict: Callable
-
-    def reset(self, seed: int) -> None:
-        """Give every variable the value that it has in a new model built with this seed."""
-        keras.utils.set_random_seed(seed)
-        fresh = self.build()
-        for old, new in zip(self.model.variables, fresh.variables, strict=True):
-            old.assign(new)
-        for variable in self.optimizer.variables:
-            if variable.name != "learning_rate":
-                variable.assign(np.zeros(variable.shape, variable.dtype))
-
-
-@lru_cache(maxsize=4)
-def _machine(
-    shape: tuple[int, int, int], n_classes: int, pooling: str, dropout: float, l2: float,
-    learning_rate: float,
-) -> _Machine:  # fmt: skip
-    def build() -> keras.Model:
-        return build_head(shape, n_classes, pooling=pooling, dropout=dropout, l2=l2)
-
-    model, optimizer = build(), keras.optimizers.Adam(learning_rate)
-    optimizer.build(model.trainable_variables)
-
-    @tf.function(jit_compile=True)
-    def step(maps: tf.Tensor, labels: tf.Tensor, counts: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        with tf.GradientTape() as tape:
-            output = model(maps, training=True)
-            each = keras.losses.sparse_categorical_crossentropy(labels, output)
-            # Mean over real rows: the last batch is filled up to keep one compiled shape.
-            loss = tf.reduce_sum(each * counts) / tf.reduce_sum(counts) + tf.add_n(model.losses)
-        optimizer.apply(tape.gradient(loss, model.trainable_variables), model.trainable_variables)
-        right = tf.cast(tf.argmax(output, axis=1) == tf.cast(labels, tf.int64), tf.float32)
-        return loss, tf.reduce_sum(right * counts)
-
-    @tf.function(jit_compile=True)
-    def predict(maps: tf.Tensor) -> tf.Tensor:
-        return model(maps, training=False)
-
-    return _Machine(model, optimizer, build, step, predict)
-
-
-def _filled(rows: np.ndarray, n: int) -> np.ndarray:
-    """Append zero rows up to ``n``."""
-    return np.concatenate([rows, np.zeros((n - len(rows), *rows.shape[1:]), rows.dtype)])
+    def _batches(self, n: int) -> Iterator[np.ndarray]:
+        order = np.random.default_rng(self.seed)
+        for _ in range(self.epochs):
+            rows = order.permutation(n) if self.shuffle else np.arange(n)
+            yield from (rows[i : i + self.batch_size] for i in range(0, n, self.batch_size))

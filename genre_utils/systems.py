@@ -18,7 +18,7 @@ from sklearn.base import BaseEstimator
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
-from genre_utils import head, svm
+from genre_utils import dense, head, svm
 from genre_utils.head import HeadClassifier
 from genre_utils.progress import progress
 from genre_utils.store import code_version, digest, write_atomic
@@ -34,15 +34,15 @@ class System:
         Name of the stored arrays whose rows the estimator takes.
     make : callable
         Keyword settings -> estimator with ``fit`` and ``predict``.
-    module : module
-        Where the estimator is written; its edited source means new results.
+    modules : tuple of module
+        Where the estimator is written; their edited source means new results.
     libraries : tuple of str
         Packages that the results depend on.
     """
 
     arrays: str
     make: Callable[..., BaseEstimator]
-    module: ModuleType
+    modules: tuple[ModuleType, ...]
     libraries: tuple[str, ...]
 
 
@@ -52,14 +52,15 @@ def _ecoc_svm(*, volume_threshold: float, coding: str) -> BaseEstimator:
 
 
 def _cnn(feature: str) -> System:
-    return System(f"vgg-{feature}", HeadClassifier, head, ("keras", "tensorflow", "numpy"))
+    libraries = ("keras", "tensorflow", "numba", "numpy", "scipy")
+    return System(f"vgg-{feature}", HeadClassifier, (head, dense), libraries)
 
 
 SYSTEMS: dict[str, System] = {
     "cnn-mel": _cnn("mel"),
     "cnn-mfcc": _cnn("mfcc"),
     "cnn-chroma": _cnn("chroma"),
-    "svm-mfcc": System("svm", _ecoc_svm, svm, ("scikit-learn", "numpy")),
+    "svm-mfcc": System("svm", _ecoc_svm, (svm,), ("scikit-learn", "numpy")),
 }
 
 
@@ -128,7 +129,7 @@ def _fold_key(
         "settings": settings,
         "clips": pairs,
         "test": np.flatnonzero(test).tolist(),
-        "code": code_version(system.module, sys.modules[__name__]),
+        "code": code_version(*system.modules, sys.modules[__name__]),
         "libraries": {library: version(library) for library in system.libraries},
     }
     return f"{name}-{digest(key)[:24]}.npz"

@@ -1,8 +1,10 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 
-from genre_utils import head, paper
-from genre_utils.backend import keras
+from genre_utils import dense, head, paper
+from genre_utils.backend import keras, tf
 from genre_utils.errors import UsageError
 
 MAPS = (2, 2, 512)
@@ -13,6 +15,7 @@ def data():
     rng = np.random.default_rng(0)
     y = np.array(["Jazz", "Ambient", "World"])[rng.integers(0, 3, 150)]
     X = rng.normal(size=(150, *MAPS)).clip(0) + (y == "Jazz")[:, None, None, None]
+    X[..., :50] = 0  # a channel that none of the clips excites, as half of VGG-16's
     return X.astype(np.float16), y
 
 
@@ -42,23 +45,107 @@ def test_average_pooling_is_the_other_way():
         head.build_head(MAPS, 4, pooling="max")
 
 
-def test_own_step_equals_keras_fit(data):
+@pytest.mark.parametrize("pooling", head.POOLING)
+def test_own_training_equals_keras_fit(data, pooling):
     """Without dropout and shuffling (drawn in another order) both must do the same sums."""
     X, y = data
-    ours = head.HeadClassifier(epochs=4, dropout=0.0, shuffle=False, seed=3).fit(X, y)
+    ours = head.HeadClassifier(epochs=4, dropout=0.0, shuffle=False, seed=3, pooling=pooling)
+    ours.fit(X, y)
     keras.utils.set_random_seed(3)
-    model = head.build_head(MAPS, 3, dropout=0.0)
+    model = head.build_head(MAPS, 3, dropout=0.0, pooling=pooling)
     model.compile(
         keras.optimizers.Adam(2e-4), "sparse_categorical_crossentropy", metrics=["accuracy"]
     )
     target = np.searchsorted(ours.classes_, y)
     log = model.fit(
         X.astype("float32"), target, batch_size=64, epochs=4, shuffle=False, verbose=0
-    ).history  # the last batch has 22 clips: filled up in our step
+    ).history  # the last batch has 22 clips
     assert np.allclose(ours.history_[:, 0], log["loss"], rtol=1e-5)
     assert np.allclose(ours.history_[:, 1], log["accuracy"], atol=1e-6)
     theirs = model.predict(X.astype("float32"), verbose=0)
     assert np.abs(ours.predict_proba(X) - theirs).max() < 1e-5
+    for mine, its in zip(ours.weights_, model.get_weights(), strict=True):
+        assert mine.dtype == np.float32
+        assert np.abs(mine - its).max() < 1e-5
+    moved = head.HeadClassifier(epochs=0, dropout=0.0, seed=3, pooling=pooling).fit(X, y).weights_
+    assert np.abs(moved[0] - ours.weights_[0]).max() > 1e-3  # 12 steps of 2e-4 were done
+
+
+def test_one_step_with_dropout_equals_autodiff_with_the_same_masks(data):
+    X, y = data
+    X, y = X[:64], y[:64]
+    ours = head.HeadClassifier(epochs=1, seed=3, shuffle=False).fit(X, y)
+    target = np.searchsorted(ours.classes_, y)
+    random = np.random.default_rng([3, 1])
+    masks = [(random.random((64, n), np.float32) >= 0.5) * np.float32(2) for n in (512, 256)]
+    keras.utils.set_random_seed(3)
+    model = head.build_head(MAPS, 3)
+    with tf.GradientTape() as tape:
+        hidden = X.astype("float32")
+        for layer in model.layers:
+            is_dropout = isinstance(layer, keras.layers.Dropout)
+            hidden = hidden * masks.pop(0) if is_dropout else layer(hidden)
+        each = keras.losses.sparse_categorical_crossentropy(target, hidden)
+        loss = tf.reduce_mean(each) + tf.add_n(model.losses)
+    gradients = tape.gradient(loss, model.trainable_variables)
+    keras.optimizers.Adam(2e-4).apply(gradients, model.trainable_variables)
+    assert ours.history_[0, 0] == pytest.approx(float(loss), rel=1e-5)
+    for mine, gradient, its in zip(ours.weights_, gradients, model.get_weights(), strict=True):
+        sure = np.abs(gradient) > 1e-6  # Adam's first step is the gradient's sign: 0 has none
+        assert sure.mean() > 0.1
+        assert np.abs(mine - its)[sure].max() < 1e-6
+        assert np.abs(mine - its).max() < 4.1e-4
+
+
+def test_dropout_is_inverted_and_of_the_asked_share(data):
+    network = dense.DenseTraining(
+        [np.ones((2, 2), np.float32)] * 6, l2=0, dropout=0.3, learning_rate=1,
+        random=np.random.default_rng(0),
+    )  # fmt: skip
+    dropped = network._drop(np.ones((500, 512), np.float32))
+    assert set(np.unique(dropped)) == {0, np.float32(1 / 0.7)}
+    assert (dropped == 0).mean() == pytest.approx(0.3, abs=0.005)
+    assert dropped.dtype == np.float32
+
+
+def test_bits_do_not_depend_on_the_number_of_threads(data, monkeypatch):
+    results = []
+    for threads in (1, 3):
+        with ThreadPoolExecutor(threads) as pool:
+            monkeypatch.setattr(dense, "_pool", pool)
+            results.append(head.HeadClassifier(epochs=2, seed=5).fit(*data))
+    one, three = results
+    assert np.array_equal(one.history_, three.history_)
+    for a, b in zip(one.weights_, three.weights_, strict=True):
+        assert np.array_equal(a, b)
+    assert np.prod(MAPS) >= 2 * dense.PART  # the work was divided
+
+
+def test_weights_fit_into_a_keras_model(data):
+    X, y = data
+    fitted = head.HeadClassifier(epochs=2, seed=5).fit(X, y)
+    model = head.build_head(MAPS, 3)
+    model.set_weights(fitted.weights_)
+    theirs = model.predict(X.astype("float32"), verbose=0)
+    assert np.abs(fitted.predict_proba(X) - theirs).max() < 1e-5
+
+
+def test_weights_without_data_fall_to_exactly_zero():
+    """The penalty alone acts on them; left to themselves they would end as denormal floats."""
+    start = np.random.default_rng(0).uniform(-0.01, 0.01, 512)
+    expected, first, second = start.copy(), np.zeros(512), np.zeros(512)
+    w, m, v = start.astype(np.float32), np.zeros(512, np.float32), np.zeros(512, np.float32)
+    for step in range(1, 6001):
+        rate = 2e-4 * np.sqrt(1 - 0.999**step) / (1 - 0.9**step)
+        dense._adam(w, np.float32(0.02) * w, m, v, np.float32(rate))
+        first += (0.02 * expected - first) * 0.1
+        second += ((0.02 * expected) ** 2 - second) * 0.001
+        expected -= rate * first / (np.sqrt(second) + 1e-7)
+        if step == 200:
+            assert np.allclose(w, expected, atol=1e-7) and np.abs(w).max() > 1e-7
+    for values in (w, m):
+        assert (values == 0).mean() > 0.9
+        assert np.abs(values[values != 0]).min(initial=1) >= dense.TINY
 
 
 def test_same_seed_same_result_after_another_training(data):

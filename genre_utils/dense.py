@@ -1,0 +1,211 @@
+"""Training of the head's dense layers, each step in one sweep over the first layer's weights.
+
+VGG-16's flattened map has 58,368 inputs, so the layer behind it has 30 million weights, and Adam
+keeps two moments for each: 360 MB that every step must read and write. Done operation by operation
+a step moves these, the gradient and temporary arrays several times, and waits for the memory. Here
+each row of weights is visited once a step: its gradient, Adam's step and its share of the next
+batch's output are computed while it is in the cache. Some 90 % of a map's values are 0 (ReLU);
+both products leave those out. The formulas are Keras', only the order of the sums is not.
+"""
+
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain, pairwise
+
+import joblib
+import numba
+import numpy as np
+from scipy import sparse
+from threadpoolctl import threadpool_limits
+
+# Adam as in Keras: decay rates of the moments, and epsilon.
+BETA_1, BETA_2 = 0.9, 0.999
+NEW_1, NEW_2, EPSILON = np.float32(1 - BETA_1), np.float32(1 - BETA_2), np.float32(1e-7)
+# The penalty alone drives a weight without data towards 0, in a thousand steps to where floats
+# are denormal, which some processors compute a hundred times slower (TensorFlow flushes those).
+TINY, ZERO = np.float32(1e-30), np.float32(0)
+# Rows of weights that one thread takes at once, and how many such parts at most. Both are fixed,
+# so that the order of the sums depends on the data and not on the machine's number of cores.
+PART, PARTS = 512, 8
+
+_compiled = numba.njit(nogil=True, error_model="numpy", fastmath={"contract", "reassoc"})
+_pool = ThreadPoolExecutor(joblib.cpu_count())
+
+
+@_compiled
+def _adam(weights, gradient, m, v, rate):  # noqa: ANN001, ANN202 (numba infers: float32 [n])
+    for j in range(len(weights)):
+        g = gradient[j]
+        m_j = m[j] + (g - m[j]) * NEW_1
+        v[j] += (g * g - v[j]) * NEW_2
+        w = weights[j] - m_j * rate / (np.sqrt(v[j]) + EPSILON)
+        m[j] = ZERO if abs(m_j) < TINY else m_j
+        weights[j] = ZERO if abs(w) < TINY else w
+
+
+@_compiled
+def _sweep(begin, end, weights, m, v, decay, rate, delta, batch, following, n_following):  # noqa: ANN001, ANN202
+    """Train rows [begin, end) of the weights on ``batch``, then apply them to ``following``."""
+    starts, clips, values = batch
+    next_starts, next_clips, next_values = following
+    output = np.zeros((n_following, weights.shape[1]), np.float32)
+    gradient = np.empty(weights.shape[1], np.float32)
+    squares = 0.0
+    for i in range(begin, end):
+        w = weights[i]
+        for j in range(len(w)):
+            gradient[j] = decay * w[j]
+        for k in range(starts[i], starts[i + 1]):
+            x, row = values[k], delta[clips[k]]
+            for j in range(len(w)):
+                gradient[j] += x * row[j]
+        _adam(w, gradient, m[i], v[i], rate)
+        row_squares = ZERO
+        for j in range(len(w)):
+            row_squares += w[j] * w[j]
+        squares += row_squares
+        for k in range(next_starts[i], next_starts[i + 1]):
+            x, row = next_values[k], output[next_clips[k]]
+            for j in range(len(w)):
+                row[j] += x * w[j]
+    return output, squares
+
+
+def sparse_rows(X: np.ndarray) -> sparse.csr_array:
+    """Rows X [n, ...] of any float type as a sparse float32 array [n, values]."""
+    flat = X.reshape(len(X), -1)
+    parts = [flat[i : i + 256].astype(np.float32) for i in range(0, len(X), 256)]
+    return sparse.vstack([sparse.csr_array(part) for part in parts], format="csr")
+
+
+def predict_proba(weights: list[np.ndarray], rows: sparse.csr_array) -> np.ndarray:
+    """Return the classes' probabilities [n, n_classes] for sparse rows [n, inputs]."""
+    kernel_1, bias_1, kernel_2, bias_2, kernel_3, bias_3 = weights
+    with threadpool_limits(1, "blas"):
+        hidden = _relu(rows.tocsc() @ kernel_1 + bias_1)
+        return np.exp(_log_softmax(_relu(hidden @ kernel_2 + bias_2) @ kernel_3 + bias_3))
+
+
+class DenseTraining:
+    """Two hidden layers with ReLU and dropout, then softmax; L2 on the first kernel; Adam.
+
+    Parameters
+    ----------
+    weights : list of np.ndarray
+        Kernel and bias of the three layers, float32, in Keras' order. The first kernel is trained
+        in place, the others are copied.
+    l2, dropout, learning_rate : float
+        As Keras' L2, Dropout (inverted: what is kept is scaled up, in training only) and Adam.
+    random : np.random.Generator
+        Draws the dropout.
+    """
+
+    def __init__(
+        self, weights: list[np.ndarray], *, l2: float, dropout: float, learning_rate: float,
+        random: np.random.Generator,
+    ) -> None:  # fmt: skip
+        self._first, *small = weights
+        self._moments = np.zeros_like(self._first), np.zeros_like(self._first)
+        # The small arrays are views of a flat one, so that one call of Adam does for all.
+        self._flat = np.concatenate([array.ravel() for array in small])
+        self._flat_moments = np.zeros_like(self._flat), np.zeros_like(self._flat)
+        ends = np.cumsum([array.size for array in small])[:-1]
+        parts = zip(np.split(self._flat, ends), small, strict=True)
+        self.weights = [self._first, *(part.reshape(like.shape) for part, like in parts)]
+        self._l2, self._learning_rate, self._random = np.float32(l2), learning_rate, random
+        self._dropout, self._scale = dropout, np.float32(1 / (1 - dropout))
+        self._steps = 0
+
+    def train(
+        self, rows: sparse.csr_array, target: np.ndarray, batches: Iterable[np.ndarray]
+    ) -> np.ndarray:
+        """Do one step of Adam for each batch.
+
+        Parameters
+        ----------
+        rows : sparse array [shape=(n, inputs)]
+        target : np.ndarray [shape=(n,)]
+            Class numbers.
+        batches : iterable of np.ndarray
+            Numbers of the rows of each batch.
+
+        Returns
+        -------
+        np.ndarray [shape=(n_batches, 2)]
+            Loss before the step, penalty included and dropout active; whether the most probable
+            class was the target; both summed over the batch's clips.
+        """
+        log, output = [], None
+        end = [np.array([], int)]  # nothing follows the last batch
+        loaded = ((rows[batch].tocsc(), target[batch]) for batch in chain(batches, end))
+        with threadpool_limits(1, "blas"):  # its sums would depend on the number of threads
+            for (batch, labels), (following, _) in pairwise(loaded):
+                if output is None:
+                    output = batch @ self._first
+                    penalty = self._l2 * np.square(self._first).sum(dtype=float)
+                self._steps += 1
+                loss, right, delta = self._small_layers(output, labels)
+                log.append((loss + penalty * len(labels), right))
+                output, penalty = self._sweep(batch, delta, following)
+        return np.array(log).reshape(-1, 2)
+
+    def _sweep(
+        self, batch: sparse.csc_array, delta: np.ndarray, following: sparse.csc_array
+    ) -> tuple[np.ndarray, float]:
+        """Train the first kernel; return the following batch's products with it, and penalty."""
+        arrays = [(part.indptr, part.indices, part.data) for part in (batch, following)]
+        n = len(self._first)
+        edges = np.linspace(0, n, min(max(n // PART, 1), PARTS) + 1).astype(int)
+        jobs = [
+            _pool.submit(
+                _sweep, begin, end, self._first, *self._moments, 2 * self._l2, self._rate(), delta,
+                *arrays, following.shape[0],
+            )
+            for begin, end in pairwise(edges)
+        ]  # fmt: skip
+        outputs, squares = zip(*(job.result() for job in jobs), strict=True)
+        return sum(outputs), self._l2 * sum(squares)
+
+    def _small_layers(
+        self, output: np.ndarray, labels: np.ndarray
+    ) -> tuple[float, int, np.ndarray]:
+        """Train all but the first kernel; return loss, right clips, gradient before it."""
+        _, bias_1, kernel_2, bias_2, kernel_3, bias_3 = self.weights
+        hidden_1 = self._drop(_relu(output + bias_1))
+        hidden_2 = self._drop(_relu(hidden_1 @ kernel_2 + bias_2))
+        log_proba = _log_softmax(hidden_2 @ kernel_3 + bias_3)
+        rows = np.arange(len(labels))
+        loss = -log_proba[rows, labels].sum()
+        right = (log_proba.argmax(axis=1) == labels).sum()
+        delta_3 = np.exp(log_proba)
+        delta_3[rows, labels] -= 1
+        delta_3 /= np.float32(len(labels))
+        # Positive behind ReLU and dropout: neither was in the way of the gradient.
+        delta_2 = delta_3 @ kernel_3.T * (hidden_2 > 0) * self._scale
+        delta_1 = delta_2 @ kernel_2.T * (hidden_1 > 0) * self._scale
+        gradients = (
+            delta_1.sum(axis=0), hidden_1.T @ delta_2, delta_2.sum(axis=0),
+            hidden_2.T @ delta_3, delta_3.sum(axis=0),
+        )  # fmt: skip
+        gradient = np.concatenate([array.ravel() for array in gradients])
+        _adam(self._flat, gradient, *self._flat_moments, self._rate())
+        return loss, right, delta_1
+
+    def _drop(self, values: np.ndarray) -> np.ndarray:
+        kept = self._random.random(values.shape, np.float32) >= self._dropout
+        return values * kept * self._scale
+
+    def _rate(self) -> np.float32:
+        """Adam's learning rate, corrected for moments that start at 0; in float32 as in Keras."""
+        one, step = np.float32(1), np.float32(self._steps)
+        second = np.sqrt(one - np.float32(BETA_2) ** step)
+        return np.float32(self._learning_rate) * second / (one - np.float32(BETA_1) ** step)
+
+
+def _relu(values: np.ndarray) -> np.ndarray:
+    return np.maximum(values, 0)
+
+
+def _log_softmax(logits: np.ndarray) -> np.ndarray:
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
