@@ -14,8 +14,14 @@ NAMES = ("demo", "magnatune-mini")
 
 def test_readme_and_stored_results_agree():
     text = publish.README.read_text(encoding="utf-8")
-    inside = text.partition(publish.BEGIN)[2].partition(publish.END)[0]
-    assert inside.strip() == publish.results_table(publish.FIGURES)
+    made = {
+        "results": publish.results_table(publish.FIGURES),
+        "claims": publish.claims_table(publish.FIGURES),
+    }
+    for name, table in made.items():
+        begin, end = publish.BEGIN.format(name), publish.END.format(name)
+        assert text.partition(begin)[2].partition(end)[0].strip() == table
+    inside = made["results"]
     assert "demo corpus (synthesised)" in inside
     for accuracy, _ in paper.TABLE1.values():
         assert f"{accuracy:.2f}" in inside
@@ -42,7 +48,8 @@ def finished(tmp_path, monkeypatch):
     run = Run(tmp_path / "run")
     table = pd.read_csv(publish.FIGURES / "demo" / "table1.csv")
     run.write("table1", table.assign(accuracy=0.5))
-    (run.folder / "table1.md").write_text("x")
+    for name in publish.TABLES[1:]:
+        shutil.copy(publish.FIGURES / "demo" / name, run.folder / name)
     shutil.copytree(publish.FIGURES / "demo", run.figures)
     corpus = {"title": "t", "n_clips": 7, "n_genres": 2, "synthetic": False}
     run.record("corpus", corpus)
@@ -62,6 +69,7 @@ def test_publishing_another_result_changes_readme(finished):
     text = publish.README.read_text(encoding="utf-8")
     assert "7 clips, 2 genres" in text
     assert "| 0.50 | 0.50 |" in text
+    assert text.count("| holds") + text.count("**holds**") + text.count("not tested") > 0
     stored = json.loads((publish.FIGURES / "magnatune-mini" / "run.json").read_text())
     assert "out" not in stored
 
