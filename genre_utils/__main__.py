@@ -21,6 +21,7 @@ def parser() -> Parser:
     commands = whole.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_run(commands)
     _add_publish(commands)
+    _add_sensitivity(commands)
     from genre_utils import datasets_cli
 
     datasets_cli.add_parsers(commands)
@@ -61,6 +62,24 @@ def _add_publish(commands: argparse._SubParsersAction) -> None:
     command.add_argument("run", help="folder of the run")
     command.add_argument("name", help="folder below figures/; 'demo' renews the notebooks too")
     command.set_defaults(func=main_publish)
+
+
+def _add_sensitivity(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser(
+        "sensitivity",
+        help="replace a run's open choices one by one: does a verdict change?",
+        allow_abbrev=False,
+    )
+    command.add_argument("run", help="folder of a finished run with the artist protocol")
+    jobs = "worker processes (default: all cores)"
+    command.add_argument("--jobs", type=int, default=0, metavar="N", help=jobs)
+    command.set_defaults(func=_sensitivity)
+
+
+def _sensitivity(arguments: argparse.Namespace) -> int:
+    from genre_utils.sensitivity import main_sensitivity  # loads TensorFlow
+
+    return main_sensitivity(arguments)
 
 
 def main(argv: list[str] | None = None) -> int:

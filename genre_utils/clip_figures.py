@@ -1,5 +1,7 @@
 """Pictures of sound: waveform, features as images, and what their windows see."""
 
+from textwrap import shorten
+
 import librosa
 import numpy as np
 from matplotlib.axes import Axes
@@ -59,7 +61,8 @@ def mel_spectrograms(examples: list[tuple[str, str, np.ndarray]], note: str = ""
         image = _show(ax, mel, "mel", vmin=-TOP_DB, vmax=0)
         ax.set_title(genre)
         ax.text(
-            0.01, 0.97, clip, transform=ax.transAxes, va="top", fontsize=8.5, color="white",
+            0.01, 0.97, shorten(clip, 48, placeholder=" …"), transform=ax.transAxes, va="top",
+            fontsize=8.5, color="white",
             bbox={"facecolor": "black", "alpha": 0.55, "edgecolor": "none", "pad": 2},
         )  # fmt: skip
         ax.label_outer()

@@ -55,7 +55,7 @@ DATASETS = MappingProxyType(
             ),
             Dataset(
                 name="magnatagatune",
-                title="MagnaTagATune with Magnatune's genres",
+                title="Magnatune clips (MagnaTagATune)",
                 clips="25,863",
                 size="3.0 GB to fetch, 3.0 GB unpacked",
                 licence="CC BY-NC-SA 3.0 (tracks 1.0)",

@@ -4,6 +4,8 @@ Each function takes a ``note`` ("demo corpus (synthesised)") that is printed on 
 are the pictures of tables; those of sound and of the network are passed on from their modules.
 """
 
+from textwrap import fill
+
 import numpy as np
 import pandas as pd
 import seaborn as sns
@@ -139,7 +141,9 @@ def _numbers(
     for x, y, value in numbers:
         if np.isfinite(value):
             how = {"xytext": (0, 3), "textcoords": "offset points", "ha": "center"}
-            ax.annotate(text.format(value), (x, y), **how)
+            # With two protocols there is room for numbers of full size, with four there is not.
+            size = 8 if table.shape[1] > 2 else None
+            ax.annotate(text.format(value), (x, y), fontsize=size, **how)
 
 
 @styled
@@ -234,7 +238,7 @@ def confusion_matrices(
         for text in ax.texts:
             if text.get_text() == "0":
                 text.set_color("0.7")
-        ax.set_title(title)
+        ax.set_title(fill(title, 34))
         ax.set(xlabel="Predicted genre", ylabel="True genre")
         ax.tick_params(length=0)
         turned = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}

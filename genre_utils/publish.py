@@ -99,11 +99,11 @@ def results_table(figures: Path) -> str:
         table = pd.read_csv(figures / name / "table1.csv")
         corpus = json.loads((figures / name / "run.json").read_text(encoding="utf-8"))["corpus"]
         for protocol, label in (("random", "random folds"), ("artist", "artist folds")):
-            part = table[table["protocol"] == protocol].set_index("system")["accuracy"]
+            part = table[table["protocol"] == protocol].set_index("system")
             column = f"{title}, {label}"
-            columns[column] = {s: f"{part[s]:.2f}" for s in paper.TABLE1 if s in part}
+            columns[column] = {s: _with_interval(part.loc[s]) for s in paper.TABLE1}
             counts[column] = f"{corpus['n_clips']:,} clips, {corpus['n_genres']} genres"
-    head = "| accuracy | " + " | ".join(columns) + " |"
+    head = "| accuracy (95 % interval) | " + " | ".join(columns) + " |"
     rule = "|---|" + "--:|" * len(columns)
     size = "| | " + " | ".join(counts[c] for c in columns) + " |"
     rows = [
@@ -111,6 +111,10 @@ def results_table(figures: Path) -> str:
         for s, label in paper.SYSTEM_LABELS.items()
     ]
     return "\n".join([head, rule, size, *rows])
+
+
+def _with_interval(row: pd.Series) -> str:
+    return f"{row['accuracy']:.2f} ({row['accuracy_lo']:.2f}–{row['accuracy_hi']:.2f})"
 
 
 def claims_table(figures: Path) -> str:
@@ -130,7 +134,8 @@ def claims_table(figures: Path) -> str:
 def _verdict(row: tuple) -> str:
     if not row.measured:
         return row.verdict
-    figure, low, high = (f"{float(number):.2f}" for number in (row.figure, row.low, row.high))
+    numbers = (round(float(number), 2) + 0.0 for number in (row.figure, row.low, row.high))
+    figure, low, high = (f"{number:.2f}" for number in numbers)  # + 0.0: no "-0.00"
     return f"**{row.verdict}**: {row.measured} {figure} ({low} to {high})"
 
 

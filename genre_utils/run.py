@@ -165,7 +165,7 @@ def run(
         _execute(path, results.folder / "notebooks" / path.name, values)
         timings[path.stem] = round(time.monotonic() - start, 1)
         results.record("timings", timings)
-        print(f"{path.stem:<12}{timings[path.stem]:8.1f} s", flush=True)
+        print(f"{path.stem:<20}{timings[path.stem]:8.1f} s", flush=True)
     return results.folder
 
 

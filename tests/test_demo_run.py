@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from genre_utils import evaluate, publish
+from genre_utils import evaluate, paper, publish
 from genre_utils.artefacts import Run
 
 
@@ -31,19 +31,19 @@ def test_the_same_systems_clips_and_folds(tables):
 
 def test_accuracies_agree_within_what_another_processor_changes(tables):
     """Other processors differ in last bits of audio and weights, and then in some of 270 clips."""
-    here, committed = tables
+    here, committed = (table.loc[list(paper.TABLE1)] for table in tables)
     assert (here["accuracy"] - committed["accuracy"]).abs().max() < 0.08
     assert (here["f_score"] - committed["f_score"]).abs().max() < 0.08
 
 
 def test_no_system_is_perfect_and_none_at_chance(tables):
-    accuracy = tables[0]["accuracy"]
+    accuracy = tables[0].loc[list(paper.TABLE1), "accuracy"]
     assert accuracy.max() < 0.97
     assert accuracy.min() > 1.5 / 9
 
 
 def test_a_random_split_flatters_every_system(tables):
-    wide = tables[0]["accuracy"].unstack()
+    wide = tables[0].loc[list(paper.TABLE1), "accuracy"].unstack()
     assert (wide["random"] > wide["artist"]).all()
 
 
