@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from genre_utils import paper
 from genre_utils.errors import GenreUtilsError
+from genre_utils.reference_points import LABELS
 from genre_utils.store import Store, cache_dir, write_json, write_text
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -68,8 +70,8 @@ class Run:
     def add_predictions(self, predictions: pd.DataFrame) -> pd.DataFrame:
         """Put systems' rows into predictions.csv in place of their old ones.
 
-        Rows of other systems stay as long as they belong to the current splits; the whole table
-        is returned.
+        Rows of other systems stay as long as they belong to the current splits. The order of the
+        systems is always the same: the paper's, others, reference points. Returns the whole table.
         """
         path = self.folder / "predictions.csv"
         if path.is_file():
@@ -79,7 +81,16 @@ class Run:
             valid = pd.MultiIndex.from_frame(old[where]).isin(current)
             stay = valid & ~old["system"].isin(predictions["system"]).to_numpy()
             predictions = pd.concat([old[stay], predictions], ignore_index=True)
-        self.write("predictions", predictions)
+        order = [
+            *paper.TABLE1,
+            *sorted(set(predictions["system"]) - {*paper.TABLE1, *LABELS}),
+            *LABELS,
+        ]
+        rank = predictions["system"].map({system: i for i, system in enumerate(order)})
+        predictions = predictions.iloc[np.argsort(rank, kind="stable")]
+        probabilities = [column for column in predictions if column.startswith("p_")]
+        rounded = predictions[probabilities].astype(float).round(6)
+        self.write("predictions", predictions.assign(**rounded))
         return self.read("predictions")
 
     def usable_clips(self) -> pd.DataFrame:

@@ -48,13 +48,28 @@ def test_a_systems_new_rows_replace_its_old_ones_and_stale_rows_go(run):
     run.write("splits", splits)
     run.add_predictions(_rows("svm-mfcc", [0, 1]))
     both = run.add_predictions(_rows("cnn-mel", [0, 1]))
-    assert both["system"].value_counts().to_dict() == {"svm-mfcc": 2, "cnn-mel": 2}
+    assert both["system"].tolist() == ["cnn-mel", "cnn-mel", "svm-mfcc", "svm-mfcc"]
     again = run.add_predictions(_rows("cnn-mel", [0, 1], answer="World"))
     assert (again[again["system"] == "cnn-mel"]["y_pred"] == "World").all()
     assert len(again) == 4
     run.write("splits", splits.assign(fold=[1, 0]))
     renewed = run.add_predictions(_rows("cnn-mel", [1, 0]))
     assert renewed["system"].unique().tolist() == ["cnn-mel"]  # svm's rows are of other folds
+
+
+def test_the_file_does_not_depend_on_what_was_there_before(run):
+    run.write("splits", pd.DataFrame({"protocol": "random", "clip_id": ["c0"], "fold": [0]}))
+    proba = np.float32([0.1])
+    for system in ("majority", "svm-fair", "svm-mfcc", "cnn-mel"):
+        run.add_predictions(
+            _rows(system, [0]).assign(p_Jazz=proba if system == "cnn-mel" else np.nan)
+        )
+    first = (run.folder / "predictions.csv").read_bytes()
+    assert b",0.1\n" in first
+    run.add_predictions(_rows("svm-mfcc", [0]).assign(p_Jazz=np.nan))
+    assert (run.folder / "predictions.csv").read_bytes() == first
+    order = run.read("predictions")["system"].tolist()
+    assert order == ["cnn-mel", "svm-mfcc", "svm-fair", "majority"]
 
 
 def test_parts_of_run_json_do_not_disturb_each_other(run):
