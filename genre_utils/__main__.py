@@ -1,6 +1,7 @@
 """``python -m genre_utils``: run the notebooks and publish what they made."""
 
 import argparse
+import os
 import sys
 from typing import NoReturn
 
@@ -90,6 +91,9 @@ def main(argv: list[str] | None = None) -> int:
     except GenreUtilsError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
+    except BrokenPipeError:  # the reader of a pipe (head, say) has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         print("\nstopped; what is finished is kept, the same command goes on", file=sys.stderr)
         return 130

@@ -175,7 +175,7 @@ def _execute(path: Path, target: Path, values: dict[str, Any]) -> None:
     try:
         papermill.execute_notebook(
             str(path), str(target), values, progress_bar=False, cwd=str(target.parent),
-            kernel_name="python3", extra_arguments=["--IPKernelApp.log_level=ERROR"],
+            kernel_name="python3", extra_arguments=["--IPKernelApp.log_level=CRITICAL"],
         )  # fmt: skip
     except PapermillExecutionError as error:
         if len(error.traceback) == 1:  # ours: GenreUtilsError shows one line
