@@ -16,6 +16,7 @@ from genre_utils.artefacts import ROOT, Run, today, versions
 from genre_utils.datasets import DATASETS
 from genre_utils.errors import GenreUtilsError, UsageError
 from genre_utils.progress import VARIABLE
+from genre_utils.quiet import quiet_stderr
 
 NOTEBOOKS = ROOT / "notebooks"
 PROFILES = Path(__file__).with_name("profiles.yml")
@@ -173,10 +174,12 @@ def _execute(path: Path, target: Path, values: dict[str, Any]) -> None:
     logging.getLogger("papermill").setLevel(logging.ERROR)
     logging.getLogger("blib2to3").setLevel(logging.ERROR)
     try:
-        papermill.execute_notebook(
-            str(path), str(target), values, progress_bar=False, cwd=str(target.parent),
-            kernel_name="python3", extra_arguments=["--IPKernelApp.log_level=CRITICAL"],
-        )  # fmt: skip
+        # What a kernel and its workers say outside the notebook, when they are stopped say.
+        with quiet_stderr(target.parent / "kernels.log"):
+            papermill.execute_notebook(
+                str(path), str(target), values, progress_bar=False, cwd=str(target.parent),
+                kernel_name="python3", extra_arguments=["--IPKernelApp.log_level=CRITICAL"],
+            )  # fmt: skip
     except PapermillExecutionError as error:
         if len(error.traceback) == 1:  # ours: GenreUtilsError shows one line
             kind = UsageError if error.ename == "UsageError" else GenreUtilsError
