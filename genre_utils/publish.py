@@ -85,8 +85,13 @@ def _portable(run: Run) -> dict:
     """run.json without this machine's folders and times."""
     facts = run.recorded("run")
     kept = {key: facts[key] for key in ("profile", "dataset", "versions")}
-    parts = ("parameters", "corpus", "weights", "precision")
-    return kept | {part: run.recorded(part) for part in parts}
+    local = ("out", "data_dir", "jobs", "force")
+    parameters = {
+        notebook: {name: value for name, value in values.items() if name not in local}
+        for notebook, values in run.recorded("parameters").items()
+    }
+    parts = ("corpus", "weights", "precision")
+    return kept | {"parameters": parameters} | {part: run.recorded(part) for part in parts}
 
 
 def results_table(figures: Path) -> str:

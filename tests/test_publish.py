@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 
 import nbformat
@@ -38,6 +39,8 @@ def test_published_results_are_complete(name):
     assert set(table["n_clips"]) == {facts["corpus"]["n_clips"]}
     assert facts["corpus"]["synthetic"] is (name == "demo")
     assert not facts["weights"]["random"]
+    for path in folder.glob("*.[cjm]*"):  # no folder of the machine that it was made on
+        assert not re.search(r"[\"' ]/\w+/\w+", path.read_text(encoding="utf-8")), path
     said = (folder / "table1.md").read_text(encoding="utf-8")
     assert ("synthesised" in said) is (name == "demo")
 
