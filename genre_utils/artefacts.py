@@ -110,12 +110,7 @@ class Run:
         GenreUtilsError
             No earlier stage recorded it.
         """
-        known = self._known("run.json")
-        if part not in known:
-            raise GenreUtilsError(
-                f"{self.folder}/run.json has no {part!r}; run the earlier notebooks"
-            )
-        return known[part]
+        return self._part("run.json", part)
 
     def note(self) -> str:
         """Return what every figure and table of this run must say of itself; often nothing."""
@@ -138,12 +133,15 @@ class Run:
         GenreUtilsError
             No earlier stage made it.
         """
-        known = self._known("arrays.json")
+        return Store.opened(self._part("arrays.json", name))
+
+    def _part(self, file: str, name: str) -> Any:  # noqa: ANN401
+        known = self._known(file)
         if name not in known:
             raise GenreUtilsError(
-                f"no {name!r} arrays for {self.folder}; run the earlier notebooks"
+                f"{self.folder / file} has no {name!r}; run the earlier notebooks"
             )
-        return Store.opened(known[name])
+        return known[name]
 
     def _known(self, name: str) -> dict[str, Any]:
         path = self.folder / name

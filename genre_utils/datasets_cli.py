@@ -2,12 +2,11 @@
 
 import argparse
 import json
-import os
 from pathlib import Path
 
 from genre_utils import datasets, magnatagatune, releases
 from genre_utils.errors import UsageError
-from genre_utils.progress import VARIABLE
+from genre_utils.progress import on_terminal, workers
 from genre_utils.splits import PROTOCOLS
 
 
@@ -58,16 +57,6 @@ def _add_place(one: argparse.ArgumentParser, names: str) -> None:
     one.add_argument("--jobs", type=int, default=0, metavar="N", help="default: all cores")
 
 
-def _jobs(arguments: argparse.Namespace) -> int:
-    if arguments.jobs < 0:
-        raise UsageError(f"--jobs must be 0 or more, not {arguments.jobs}")
-    return arguments.jobs or os.cpu_count() or 1
-
-
-def _show_progress() -> None:
-    os.environ.setdefault(VARIABLE, os.ttyname(2) if os.isatty(2) else "")
-
-
 def main_list(_arguments: argparse.Namespace) -> int:
     """Print what there is: name, clips, size, licence, what is needed."""
     head = ("name", "clips", "size", "licence", "needs")
@@ -81,7 +70,7 @@ def main_list(_arguments: argparse.Namespace) -> int:
 
 def main_download(arguments: argparse.Namespace) -> int:
     """Say what it is and under which licence, then fetch it."""
-    _show_progress()
+    on_terminal()
     if arguments.name in releases.RELEASES:
         one = datasets.get(arguments.name)
         print(f"{one.title}\n{one.citation}\nlicence: {one.licence}\nsize: {one.size}", flush=True)
@@ -94,8 +83,8 @@ def main_validate(arguments: argparse.Namespace) -> int:
     """Print what is wrong; 1 if anything beyond the known bad files is."""
     from genre_utils.validation import FAULTS, validate
 
-    _show_progress()
-    report = validate(arguments.name, arguments.data_dir or None, jobs=_jobs(arguments))
+    on_terminal()
+    report = validate(arguments.name, arguments.data_dir or None, jobs=workers(arguments.jobs))
     if arguments.json:
         print(json.dumps(report, indent=1, ensure_ascii=False))
         return int(not report["ok"])
@@ -116,8 +105,8 @@ def main_clips(arguments: argparse.Namespace) -> int:
 
     if arguments.export_split and arguments.use_split:
         raise UsageError("--export-split draws folds and --use-split takes given ones: give one")
-    _show_progress()
-    jobs, place = _jobs(arguments), (arguments.name, arguments.data_dir or None)
+    on_terminal()
+    jobs, place = workers(arguments.jobs), (arguments.name, arguments.data_dir or None)
     own = {"multi_genre": arguments.multi_genre} if arguments.multi_genre else {}
     choice = {"max_per_genre": arguments.max_per_genre, "seed": arguments.seed}
     clips, report = datasets.load_clips(*place, jobs=jobs, **choice, **own)

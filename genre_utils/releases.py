@@ -103,7 +103,10 @@ def download(name: str, folder: Path, mirror: str = "") -> Iterator[str]:
     if mirror and not mirror.startswith(("http://", "https://")):
         raise UsageError(f"--mirror {mirror}: must start with http:// or https://")
     release = _with_mirror(RELEASES[name], mirror)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise GenreUtilsError(f"cannot make {folder}: {error.strerror}; name another") from None
     receipt = read_receipt(folder)
     lacking = missing_audio(folder, receipt)
     if lacking:

@@ -1,8 +1,6 @@
 """Run the notebooks in order with typed, checked parameters (papermill's Python API)."""
 
 import logging
-import os
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ from papermill.exceptions import PapermillExecutionError
 from genre_utils.artefacts import ROOT, Run, today, versions
 from genre_utils.datasets import DATASETS
 from genre_utils.errors import GenreUtilsError, UsageError
-from genre_utils.progress import VARIABLE
+from genre_utils.progress import on_terminal, workers
 from genre_utils.quiet import quiet_stderr
 
 NOTEBOOKS = ROOT / "notebooks"
@@ -67,7 +65,7 @@ def declared_parameters(path: Path) -> dict[str, type]:
     return types
 
 
-def check_parameters(path: Path, values: dict[str, Any]) -> None:
+def check_parameters(path: Path, declared: dict[str, type], values: dict[str, Any]) -> None:
     """Refuse names that a notebook does not declare and values of another type.
 
     Raises
@@ -75,7 +73,6 @@ def check_parameters(path: Path, values: dict[str, Any]) -> None:
     UsageError
         The line names notebook, parameter and what is declared.
     """
-    declared = declared_parameters(path)
     for name, value in values.items():
         if name not in declared:
             raise UsageError(
@@ -106,9 +103,10 @@ def plan(profile: str, shared: dict[str, Any], folder: Path = NOTEBOOKS) -> list
     steps = []
     for path in paths:
         own = {name: entry["value"] for name, entry in reduced.get(path.stem, {}).items()}
-        common = {name: v for name, v in shared.items() if name in declared_parameters(path)}
-        check_parameters(path, own | common)
-        steps.append((path, own | common))
+        declared = declared_parameters(path)
+        values = own | {name: value for name, value in shared.items() if name in declared}
+        check_parameters(path, declared, values)
+        steps.append((path, values))
     return steps
 
 
@@ -143,23 +141,21 @@ def run(
         raise UsageError(f"unknown data set {dataset!r}; one of {', '.join(DATASETS)}")
     if data_dir and not DATASETS[dataset].synthetic and not Path(data_dir).expanduser().exists():
         raise UsageError(f"--data-dir {data_dir} is not there; {DATASETS[dataset].needs}")
-    if jobs < 0:
-        raise UsageError(f"jobs must be 0 or more, not {jobs}")
     results = Run(out or ROOT / "runs" / f"{profile}-{dataset}")
     shared = {
         "dataset": dataset,
         "data_dir": str(Path(data_dir).expanduser().resolve()) if data_dir else "",
         "out": str(results.folder),
-        "jobs": jobs or os.cpu_count() or 1,
+        "jobs": workers(jobs),
         "force": force,
     }
     steps = plan(profile, shared)
-    (results.folder / "notebooks").mkdir(parents=True, exist_ok=True)
     results.record(
         "run", {"profile": profile, "started": today(), **shared, "versions": versions()}
     )
     results.record("parameters", {path.stem: values for path, values in steps})
-    os.environ.setdefault(VARIABLE, os.ttyname(2) if os.isatty(2) else "")
+    (results.folder / "notebooks").mkdir(exist_ok=True)
+    on_terminal()
     timings = {}
     for path, values in steps:
         start = time.monotonic()
@@ -172,7 +168,6 @@ def run(
 
 def _execute(path: Path, target: Path, values: dict[str, Any]) -> None:
     logging.getLogger("papermill").setLevel(logging.ERROR)
-    logging.getLogger("blib2to3").setLevel(logging.ERROR)
     try:
         # What a kernel and its workers say outside the notebook, when they are stopped say.
         with quiet_stderr(target.parent / "kernels.log"):
@@ -203,5 +198,5 @@ def main_run(arguments: Any) -> int:  # noqa: ANN401
         arguments.profile, arguments.dataset, arguments.data_dir, arguments.out, arguments.jobs,
         arguments.force,
     )  # fmt: skip
-    print(summary(folder), file=sys.stdout)
+    print(summary(folder))
     return 0

@@ -5,7 +5,6 @@ does not depend on it is taken from the run. Other seeds of the head and other f
 but chance: they show how large a difference means nothing.
 """
 
-import os
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,7 @@ from genre_utils import sensitivity_report as report
 from genre_utils.alternatives import FOUR, PROTOCOL, Base, Choice, not_possible, opened, predict
 from genre_utils.artefacts import Run
 from genre_utils.claims import CNNS, MEL, SVM
-from genre_utils.errors import UsageError
-from genre_utils.progress import VARIABLE, progress
+from genre_utils.progress import on_terminal, progress, workers
 
 # Channels and preprocessing concern every CNN; the claims rest on the mel-spectrogram, and its maps
 # alone take minutes. Seed s of the head is moved on by one each fold: 1 would repeat most of 0's.
@@ -145,10 +143,8 @@ def _f_scores(base: Base) -> str:
 
 def main_sensitivity(arguments: Namespace) -> int:
     """Command ``sensitivity``; returns the exit code."""
-    if arguments.jobs < 0:
-        raise UsageError(f"jobs must be 0 or more, not {arguments.jobs}")
-    os.environ.setdefault(VARIABLE, os.ttyname(2) if os.isatty(2) else "")
-    rows = sensitivity(arguments.run, jobs=arguments.jobs or os.cpu_count() or 1)
+    on_terminal()
+    rows = sensitivity(arguments.run, jobs=workers(arguments.jobs))
     print(report.summary(rows))
     print(f"table      {Run(arguments.run).folder / 'sensitivity.md'}")
     return 0

@@ -29,9 +29,9 @@ def test_text_stays_text_and_empty_stays_empty(run):
 def test_what_is_missing_names_the_notebook_to_run(run):
     with pytest.raises(GenreUtilsError, match=r"no .*splits\.csv; run notebook 01_data first"):
         run.read("splits")
-    with pytest.raises(GenreUtilsError, match="'corpus'"):
+    with pytest.raises(GenreUtilsError, match=r"run\.json has no 'corpus'; run the earlier"):
         run.recorded("corpus")
-    with pytest.raises(GenreUtilsError, match="no 'vgg-mel' arrays"):
+    with pytest.raises(GenreUtilsError, match=r"arrays\.json has no 'vgg-mel'; run the earlier"):
         run.arrays("vgg-mel")
 
 

@@ -10,6 +10,7 @@ import pytest
 from genre_utils import run
 
 PATHS = run.notebooks()
+ABSOLUTE = re.compile(r"(?<![\w.:/~}])/\w[\w.-]*/\w")  # a folder of the machine
 
 
 def _cells(path, kind=None):
@@ -34,7 +35,6 @@ class TestShape:
     def test_one_cell_of_parameters_each_with_type_and_comment(self, path):
         tagged = [c for c in _cells(path, "code") if "parameters" in c.metadata.get("tags", [])]
         assert len(tagged) == 1
-        assert tagged[0] is not None
         for line in tagged[0].source.splitlines():
             assert re.fullmatch(r"\w+: (int|float|str|bool|list) = .+?  # .+", line), line
 
@@ -57,7 +57,7 @@ class TestShape:
                     output.get("data", {}).get("text/plain", "")
                 )
                 assert "it/s" not in text
-                assert not re.search(r"(/home/|/root/|/work/|/tmp/|/Users/)", text), text
+                assert not ABSOLUTE.search(text), text
 
     def test_normalised(self, path):
         notebook = nbformat.read(path, 4)
@@ -85,10 +85,11 @@ class TestShape:
 
 
 def test_the_project_speaks_of_itself_alone():
-    words = re.compile(r"\b(session|helper|issue #?\d|/work/)", re.IGNORECASE)
+    words = re.compile(r"\b(session|helper|issue #?\d)", re.IGNORECASE)
     files = [*PATHS, *Path(run.ROOT / "genre_utils").glob("*.*"), run.ROOT / "README.md"]
     for path in files:
         text = path.read_text(encoding="utf-8")
         if path.suffix == ".ipynb":
             text = "\n".join(c.source for c in _cells(path))
         assert not words.search(text), (path, words.search(text))
+        assert not ABSOLUTE.search(text), (path, ABSOLUTE.search(text))

@@ -52,7 +52,8 @@ def finished(tmp_path, monkeypatch):
     table = pd.read_csv(publish.FIGURES / "demo" / "table1.csv")
     run.write("table1", table.assign(accuracy=0.5))
     for name in publish.TABLES[1:]:
-        shutil.copy(publish.FIGURES / "demo" / name, run.folder / name)
+        content = (publish.FIGURES / "demo" / name).read_text(encoding="utf-8")
+        (run.folder / name).write_text(content.replace("not tested", "planted verdict"))
     shutil.copytree(publish.FIGURES / "demo", run.figures)
     corpus = {"title": "t", "n_clips": 7, "n_genres": 2, "synthetic": False}
     run.record("corpus", corpus)
@@ -72,7 +73,7 @@ def test_publishing_another_result_changes_readme(finished):
     text = publish.README.read_text(encoding="utf-8")
     assert "7 clips, 2 genres" in text
     assert text.count("| 0.50 (") >= 8
-    assert text.count("| holds") + text.count("**holds**") + text.count("not tested") > 0
+    assert text.count("planted verdict") == 2  # claim 7, both protocols
     stored = json.loads((publish.FIGURES / "magnatune-mini" / "run.json").read_text())
     assert "out" not in stored
 
