@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 from scipy.stats import binomtest, bootstrap, multinomial, norm
 from sklearn.metrics import accuracy_score, f1_score
+from statsmodels.stats.contingency_tables import mcnemar
 
 from genre_utils import intervals
 from genre_utils.errors import GenreUtilsError, UsageError
@@ -174,6 +175,7 @@ def test_mcnemar_by_its_formula(b, c):
     assert intervals.mcnemar(b, c) == pytest.approx(by_hand)
     assert intervals.mcnemar(b, c) == pytest.approx(binomtest(b, n, 0.5).pvalue)
     assert intervals.mcnemar(b, c) == pytest.approx(intervals.mcnemar(c, b))
+    assert intervals.mcnemar(b, c) == pytest.approx(mcnemar([[40, b], [c, 9]], exact=True).pvalue)
 
 
 def test_mcnemar_without_a_discordant_clip():
