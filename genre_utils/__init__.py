@@ -1,7 +1,7 @@
 """Companion to Uchal and Zhou, "Music Genres Classification Using Deep Neural Network".
 
-The data flow, one module a stage: ``datasets`` (clip table) -> ``features`` -> ``vgg`` (maps)
--> ``systems`` (predictions) -> ``evaluate`` and ``figures`` (tables and pictures).
+The data flow, one package a stage: `data` (clip table) -> `extraction` (features, VGG maps)
+-> `models` (predictions) -> `metrics` and `plots` (tables and pictures).
 """
 
 __version__ = "0.1.0"

@@ -23,7 +23,7 @@ def parser() -> Parser:
     _add_run(commands)
     _add_publish(commands)
     _add_sensitivity(commands)
-    from genre_utils import datasets_cli
+    from genre_utils.data import datasets_cli
 
     datasets_cli.add_parsers(commands)
     return whole
@@ -78,7 +78,7 @@ def _add_sensitivity(commands: argparse._SubParsersAction) -> None:
 
 
 def _sensitivity(arguments: argparse.Namespace) -> int:
-    from genre_utils.sensitivity import main_sensitivity  # loads TensorFlow
+    from genre_utils.metrics.sensitivity import main_sensitivity  # loads TensorFlow
 
     return main_sensitivity(arguments)
 

@@ -11,7 +11,7 @@ import pandas as pd
 
 from genre_utils import paper
 from genre_utils.errors import GenreUtilsError
-from genre_utils.reference_points import LABELS
+from genre_utils.metrics.reference_points import LABELS
 from genre_utils.store import Store, cache_dir, write_json, write_text
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -9,9 +9,10 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 
-from genre_utils import paper, sensitivity_report
+from genre_utils import paper
 from genre_utils.artefacts import ROOT, Run
 from genre_utils.errors import GenreUtilsError, UsageError
+from genre_utils.metrics import sensitivity_report
 from genre_utils.run import NOTEBOOKS, notebooks
 from genre_utils.store import write_json, write_text
 

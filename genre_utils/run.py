@@ -11,7 +11,7 @@ import yaml
 from papermill.exceptions import PapermillExecutionError
 
 from genre_utils.artefacts import ROOT, Run, today, versions
-from genre_utils.datasets import DATASETS
+from genre_utils.data.datasets import DATASETS
 from genre_utils.errors import GenreUtilsError, UsageError
 from genre_utils.progress import on_terminal, workers
 from genre_utils.quiet import quiet_stderr

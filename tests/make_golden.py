@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from genre_utils import audio, features
+from genre_utils.extraction import audio, features
 
 GOLDEN = Path(__file__).resolve().parent / "golden" / "stages.npz"
 RATE = 11025

@@ -2,8 +2,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from genre_utils import claims, confused_pairs, intervals, paper
-from genre_utils.claims import FAILS, HOLDS, UNDECIDED, UNTESTED, Comparison
+from genre_utils import paper
+from genre_utils.metrics import claims, confused_pairs, intervals
+from genre_utils.metrics.claims import FAILS, HOLDS, UNDECIDED, UNTESTED, Comparison
 
 QUICK = {"n_resamples": 600}
 PARTNER = dict(paper.CONFUSED_PAIRS) | {b: a for a, b in paper.CONFUSED_PAIRS}

@@ -11,8 +11,9 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genre_utils import audio, clip_table, datasets
+from genre_utils.data import clip_table, datasets
 from genre_utils.errors import GenreUtilsError, UsageError
+from genre_utils.extraction import audio
 
 
 def table(sizes):

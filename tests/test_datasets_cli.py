@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 import soundfile
 
-from genre_utils import datasets, releases, split_file, splits, validation
 from genre_utils.__main__ import parser
+from genre_utils.data import datasets, releases, split_file, splits, validation
 from genre_utils.errors import GenreUtilsError, UsageError
 from genre_utils.store import write_json
 

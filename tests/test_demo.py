@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from genre_utils import demo, paper
-from genre_utils.demo_artists import BORROWS, GENRES, RULES, draw_artist, draw_track, titles
-from genre_utils.demo_music import compose
+from genre_utils import paper
+from genre_utils.data import demo
+from genre_utils.data.demo_artists import BORROWS, GENRES, RULES, draw_artist, draw_track, titles
+from genre_utils.data.demo_music import compose
 from genre_utils.errors import GenreUtilsError, UsageError
 from genre_utils.store import file_digest
 

@@ -3,8 +3,9 @@
 import pandas as pd
 import pytest
 
-from genre_utils import evaluate, paper, publish
+from genre_utils import paper, publish
 from genre_utils.artefacts import Run
+from genre_utils.metrics import evaluate
 
 
 @pytest.fixture(scope="module")

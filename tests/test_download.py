@@ -24,8 +24,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from genre_utils import archives, datasets, download, releases
-from genre_utils.download import Remote, Source, fetch
+from genre_utils.data import archives, datasets, download, releases
+from genre_utils.data.download import Remote, Source, fetch
 from genre_utils.errors import GenreUtilsError, UsageError
 
 HTML = b"<html><body>This service has moved.</body></html>"
@@ -216,7 +216,7 @@ def test_a_full_disk_is_one_line_and_what_came_is_kept(server, tmp_path):
         from pathlib import Path
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-        from genre_utils.download import Remote, Source, fetch
+        from genre_utils.data.download import Remote, Source, fetch
         from genre_utils.errors import GenreUtilsError
         try:
             one = Source({server.url + "data.bin"!r})

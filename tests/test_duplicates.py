@@ -7,7 +7,7 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genre_utils import datasets, duplicates, splits
+from genre_utils.data import datasets, duplicates, splits
 from genre_utils.store import file_digest
 
 

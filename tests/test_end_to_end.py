@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from genre_utils import demo, paper
+from genre_utils import paper
+from genre_utils.data import demo
 
 ROOT = Path(__file__).resolve().parent.parent
 GENRES = ("Classical", "Electronica", "Hard Rock")

@@ -4,8 +4,9 @@ import pytest
 from scipy.stats import binomtest
 from sklearn import metrics
 
-from genre_utils import evaluate, paper
+from genre_utils import paper
 from genre_utils.errors import GenreUtilsError, UsageError
+from genre_utils.metrics import evaluate
 
 GENRES = ["Classical", "Jazz", "World"]
 

@@ -4,8 +4,12 @@ import pandas as pd
 import pytest
 import soundfile
 
-from genre_utils import evaluate, fair_svm, features, paper, splits
+from genre_utils import paper
+from genre_utils.data import splits
 from genre_utils.errors import UsageError
+from genre_utils.extraction import features
+from genre_utils.metrics import evaluate
+from genre_utils.models import fair_svm
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,9 @@ import scipy.fft
 import scipy.signal
 import soundfile
 
-from genre_utils import features, paper
+from genre_utils import paper
 from genre_utils.errors import GenreUtilsError, UsageError
+from genre_utils.extraction import features
 from genre_utils.store import file_digest
 
 SR = 16000

@@ -13,9 +13,11 @@ from matplotlib.patches import FancyBboxPatch, Rectangle
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
-from genre_utils import features, figures, paper
+from genre_utils import paper
 from genre_utils.errors import GenreUtilsError
-from genre_utils.schematic import BLOCKS, block_shapes
+from genre_utils.extraction import features
+from genre_utils.plots import figures
+from genre_utils.plots.schematic import BLOCKS, block_shapes
 
 NOTE = "demo corpus (synthesised)"
 GENRES = ["Alt Rock", "Classical", "World"]

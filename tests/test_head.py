@@ -3,9 +3,10 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from genre_utils import dense, head, paper
+from genre_utils import paper
 from genre_utils.backend import keras, tf
 from genre_utils.errors import UsageError
+from genre_utils.models import dense, head
 
 MAPS = (2, 2, 512)
 

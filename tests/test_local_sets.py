@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from genre_utils import datasets
+from genre_utils.data import datasets
 from genre_utils.errors import GenreUtilsError, UsageError
 
 SOUND = np.random.default_rng(0).normal(0, 0.1, 2 * 16000)

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import soundfile
 
-from genre_utils import datasets, magnatagatune
+from genre_utils.data import datasets, magnatagatune
 from genre_utils.errors import GenreUtilsError, UsageError
 
 COLUMNS = ["clip_id", "track_number", "title", "artist", "album", "url", "segmentStart",

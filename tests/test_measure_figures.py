@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 from matplotlib.container import ErrorbarContainer
 
-from genre_utils import measure_figures, paper, style
+from genre_utils import paper
+from genre_utils.plots import measure_figures, style
 
 
 def _table(protocols=("artist", "random")):

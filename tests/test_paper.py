@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import confusion_matrix, f1_score, precision_score, recall_score
 
-from genre_utils import features, paper
+from genre_utils import paper
+from genre_utils.extraction import features
 
 SAMPLES = 320000  # 20 s at 16 kHz
 

@@ -2,8 +2,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from genre_utils import evaluate, reference_points, splits
-from genre_utils.reference_points import LABELS
+from genre_utils.data import splits
+from genre_utils.metrics import evaluate, reference_points
+from genre_utils.metrics.reference_points import LABELS
 
 
 def _clips(rows):

@@ -8,17 +8,20 @@ import pandas as pd
 import pytest
 import soundfile
 
-from genre_utils import alternatives, claims, duplicates, features, paper, splits, vgg
-from genre_utils import sensitivity as module
-from genre_utils import sensitivity_report as report
+from genre_utils import paper
 from genre_utils.__main__ import main
-from genre_utils.alternatives import Base, Choice
 from genre_utils.artefacts import Run
-from genre_utils.datasets import audio_digests
+from genre_utils.data import duplicates, splits
+from genre_utils.data.datasets import audio_digests
 from genre_utils.errors import GenreUtilsError, UsageError
+from genre_utils.extraction import features, vgg
+from genre_utils.metrics import alternatives, claims
+from genre_utils.metrics import sensitivity as module
+from genre_utils.metrics import sensitivity_report as report
+from genre_utils.metrics.alternatives import Base, Choice
+from genre_utils.models.systems import SYSTEMS, HeadClassifier, cross_validate
 from genre_utils.run import NOTEBOOKS
 from genre_utils.store import Store
-from genre_utils.systems import SYSTEMS, HeadClassifier, cross_validate
 
 GENRES = ("Classical", "Jazz", "World")
 QUICK = {"n_resamples": 200}

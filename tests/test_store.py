@@ -7,8 +7,9 @@ import threading
 import numpy as np
 import pytest
 
-from genre_utils import audio, paper, store
+from genre_utils import paper, store
 from genre_utils.errors import GenreUtilsError
+from genre_utils.extraction import audio
 from genre_utils.store import Store
 
 KEY = {"hop_length": 512, "code": "abc"}

@@ -2,7 +2,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from genre_utils import splits, systems
+from genre_utils.data import splits
+from genre_utils.models import systems
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from genre_utils import evaluate, intervals, tables, votes
+from genre_utils.metrics import evaluate, intervals, tables, votes
 
 GENRES = ["Classical", "Jazz", "World"]
 

@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 
-from genre_utils import features, paper, vgg, weights
+from genre_utils import paper
 from genre_utils.backend import keras
 from genre_utils.errors import UsageError
+from genre_utils.extraction import features, vgg, weights
 from genre_utils.store import Store
 
 

@@ -2,8 +2,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from genre_utils import evaluate, votes
 from genre_utils.errors import GenreUtilsError
+from genre_utils.metrics import evaluate, votes
 
 CLIPS = pd.DataFrame(
     [

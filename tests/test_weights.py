@@ -7,8 +7,8 @@ import zipfile
 import numpy as np
 import pytest
 
-from genre_utils import weights
 from genre_utils.errors import GenreUtilsError
+from genre_utils.extraction import weights
 
 # Printed elsewhere for the ImageNet trunk; the last printed digit must agree.
 PUBLISHED = {

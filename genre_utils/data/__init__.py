@@ -1,0 +1,1 @@
+"""Clip tables: data sets, labels, folds, duplicates, downloads, the demo corpus."""

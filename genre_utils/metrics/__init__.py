@@ -1,0 +1,1 @@
+"""From per-clip predictions to numbers: scores, intervals, claims, sensitivity."""

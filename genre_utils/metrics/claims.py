@@ -1,0 +1,278 @@
+"""The paper's seven claims, each judged by a stated rule from the stored predictions.
+
+Figures are differences of accuracies (or of confusion rates) with 95 % intervals from a bootstrap
+over artists. All comparisons made under one protocol are tested together, Holm's method at 5 %. A
+claim made of several comparisons
+
+- ``holds`` when each of them is significant in the claim's favour,
+- ``does not hold`` when at least one is significant against it,
+- is ``undecided: interval`` otherwise: the clips and artists at hand do not tell,
+- is ``not tested`` when a system or a genre that it speaks of is missing.
+
+An interval in the table is not corrected for the number of comparisons, a verdict is: an interval
+that barely excludes 0 can go with ``undecided: interval``.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import comb
+
+import numpy as np
+import pandas as pd
+
+from genre_utils import paper
+from genre_utils.metrics import evaluate, intervals
+from genre_utils.metrics.confused_pairs import confused_pairs
+from genre_utils.metrics.reference_points import reference_points
+
+HOLDS, FAILS, UNDECIDED, UNTESTED = (
+    "holds", "does not hold", "undecided: interval", "not tested",
+)  # fmt: skip
+PROTOCOLS = ("random", "artist")  # the paper's own, and the one that asks about new artists
+ALPHA = 0.05
+MEL, MFCC, CHROMA, SVM = paper.TABLE1
+CNNS = (MEL, MFCC, CHROMA)
+CLAIMS = {
+    1: ("CNN + mel-spectrogram is the best of the four systems", "3.2"),
+    2: ("Each CNN is significantly better than the SVM", "3.2"),
+    3: ("MFCC and chromagram are acceptable, behind the mel-spectrogram", "3.2"),
+    4: ("Classical/Jazz, Electro Rock/Electronica and New Age/Ambient are confused more", "3.2"),
+    5: ("CNN + mel-spectrogram has an accuracy of 0.90", "3.1, Table 1"),
+    6: ("Table 1 and Fig. 3 report the same experiment", "Table 1, Fig. 3"),
+    7: ("Combining features or methods may improve the result", "4"),
+}
+COLUMNS = [
+    "claim", "text", "section", "dataset", "protocol", "measured", "figure", "low", "high",
+    "verdict", "why",
+]  # fmt: skip
+
+
+@dataclass
+class Comparison:
+    """One figure that should be above 0, with its 95 % interval; ``p`` is Holm's in the end."""
+
+    name: str
+    value: float
+    low: float
+    high: float
+    p: float
+
+    def __str__(self) -> str:
+        ends = f"{self.low:+.2f} to {self.high:+.2f}"
+        return f"{self.name}: {self.value:+.2f} ({ends}), p {self.p:.2g} after Holm"
+
+    def side(self) -> int:
+        """Return 1 or -1 when significantly above or below 0, otherwise 0."""
+        return int(np.sign(self.value)) if self.p <= ALPHA else 0
+
+
+def claims_table(
+    predictions: pd.DataFrame, clips: pd.DataFrame, dataset: str, *,
+    n_resamples: int = intervals.N_RESAMPLES, seed: int = 0,
+) -> pd.DataFrame:  # fmt: skip
+    """Judge the paper's seven claims under the random and under the artist protocol.
+
+    1. The smallest lead of ``cnn-mel`` over the three others is above 0.
+    2. The smallest lead of a CNN over ``svm-mfcc`` is above 0.
+    3. ``cnn-mel`` leads both others, and both lead the majority class. "Acceptable" is not defined
+       in the paper; better than always answering one genre is its weakest reading.
+    4. Each named pair of genres is confused by ``cnn-mel`` more often than the pairs not named
+       are on average; see `confused_pairs`. Pairs of which a genre is absent are left out and
+       named.
+    5. The interval of ``cnn-mel``'s accuracy lies at or above 0.87, the lower end of the Wilson
+       interval of the paper's own 404 of 450: the paper's result or better. ``does not hold``
+       when it lies below.
+    6. Accuracy and macro F-score computed from Fig. 3 round to Table 1's. No data set is needed.
+    7. A system whose name starts with ``fusion-`` leads the best of the paper's four (best on the
+       same clips, which favours the single system). ``does not hold`` when every one is
+       significantly behind.
+
+    Parameters
+    ----------
+    predictions : pd.DataFrame
+        Rows of predictions.csv. The majority class and the oracles are added where missing.
+    clips : pd.DataFrame
+        The clip table.
+    dataset : str
+        What the column ``dataset`` says.
+
+    Returns
+    -------
+    pd.DataFrame
+        claim, text, section, dataset, protocol, measured, figure, low, high, verdict, why; a row
+        for each claim and protocol, one for claim 6. ``figure`` is the weakest of a claim's
+        comparisons, ``measured`` says which one.
+    """
+    rows = []
+    for protocol in PROTOCOLS:
+        part = predictions[predictions["protocol"] == protocol]
+        if part.empty:
+            reason = f"no system was tested under the {protocol} protocol"
+            judged = {claim: _untested(reason) for claim in CLAIMS}
+        else:
+            judged = _judged(_with_references(part, clips), clips, n_resamples, seed)
+        rows += [_row(i, dataset, protocol, judged[i]) for i in CLAIMS if i != 6]
+    rows.append(_row(6, "the paper", "random", _own_numbers()))
+    return pd.DataFrame(rows, columns=COLUMNS).sort_values(
+        "claim", kind="stable", ignore_index=True
+    )
+
+
+def claims_markdown(table: pd.DataFrame, title: str, note: str = "") -> str:
+    """Write the table of `claims_table` for people, in Markdown."""
+    lines = [
+        f"**The paper's claims on {title}**" + (f" ({note})" if note and note != title else ""),
+        "",
+        "| claim | section | protocol | figure (95 % interval) | verdict | why |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in table.itertuples():
+        sign = "" if row.claim in (5, 6) else "+"
+        figure, low, high = (f"{x:{sign}.2f}" for x in (row.figure, row.low, row.high))
+        cells = (
+            f"{row.claim}. {row.text}", row.section,
+            row.protocol if row.dataset != "the paper" else "the paper's own",
+            f"{row.measured}: {figure} ({low} to {high})" if row.measured else "",
+            f"**{row.verdict}**", row.why,
+        )  # fmt: skip
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _row(claim: int, dataset: str, protocol: str, judged: dict) -> dict:
+    text, section = CLAIMS[claim]
+    where = {"claim": claim, "text": text, "section": section}
+    return {**where, "dataset": dataset, "protocol": protocol, **judged}
+
+
+def _result(measured: str, figures: Sequence[float], verdict: str, why: str) -> dict:
+    numbers = dict(zip(("figure", "low", "high"), (round(x, 6) for x in figures), strict=True))
+    return {"measured": measured, **numbers, "verdict": verdict, "why": why}
+
+
+def _untested(why: str) -> dict:
+    return _result("", (np.nan,) * 3, UNTESTED, why)
+
+
+def _with_references(part: pd.DataFrame, clips: pd.DataFrame) -> pd.DataFrame:
+    folds = part[["protocol", "clip_id", "fold"]].drop_duplicates()
+    known = reference_points(clips, folds)
+    return pd.concat([part, known[~known["system"].isin(part["system"])]], ignore_index=True)
+
+
+def _judged(part: pd.DataFrame, clips: pd.DataFrame, n_resamples: int, seed: int) -> dict:
+    """Verdicts on all claims but the sixth, from one protocol's rows."""
+    how = {"n_resamples": n_resamples, "seed": seed}
+    wanted = _pairs_of_systems(part)
+    asked = list(dict.fromkeys(pair for pairs in wanted.values() for pair in pairs))
+    leads = {
+        (row.first, row.second): Comparison(
+            f"{row.first} over {row.second}", row.difference, row.lo, row.hi, row.p_artist
+        )
+        for row in intervals.compare(part, clips, asked, **how).itertuples()
+    }
+    confused, words = _confusions(part, clips, how)
+    family = [*leads.values(), *confused]
+    for comparison, p in zip(family, intervals.holm([c.p for c in family]), strict=True):
+        comparison.p = float(p)
+    judged = {5: _accuracy(part, clips, how)}
+    for claim, pairs in wanted.items():
+        missing = sorted({name for pair in pairs for name in pair} - set(part["system"]))
+        compared = [leads[pair] for pair in pairs if pair in leads]
+        judged[claim] = (
+            _untested(f"no predictions of {', '.join(missing)}")
+            if missing or not pairs
+            else _verdict(compared, some=claim == 7)
+        )
+    judged[4] = _verdict(confused, words) if confused else _untested(words)
+    if not wanted[7]:
+        judged[7] = _untested("future work in the paper; no combined system was run")
+    return judged
+
+
+def _pairs_of_systems(part: pd.DataFrame) -> dict[int, list[tuple[str, str]]]:
+    """Which system should lead which, for each claim about systems."""
+    right = (part["y_true"] == part["y_pred"]).groupby(part["system"]).mean()
+    fusions = [name for name in part["system"].unique() if name.startswith("fusion-")]
+    single = right[right.index.isin(paper.TABLE1)]
+    return {
+        1: [(MEL, other) for other in (MFCC, CHROMA, SVM)],
+        2: [(cnn, SVM) for cnn in CNNS],
+        3: [(MEL, MFCC), (MEL, CHROMA), (MFCC, "majority"), (CHROMA, "majority")],
+        7: [(name, single.idxmax() if len(single) else MEL) for name in fusions],
+    }
+
+
+def _verdict(compared: list[Comparison], words: str = "", *, some: bool = False) -> dict:
+    """Apply the module's rule; ``some``: one significant comparison is enough to hold."""
+    sides = [comparison.side() for comparison in compared]
+    for_it, against = (any, all) if some else (all, any)
+    if for_it(side > 0 for side in sides):
+        verdict, named = HOLDS, [c for c in compared if c.side() > 0]
+    elif against(side < 0 for side in sides):
+        verdict, named = FAILS, [c for c in compared if c.side() < 0]
+    else:
+        verdict, named = UNDECIDED, [c for c in compared if c.side() == 0]
+    pick = max if some else min
+    shown = pick(compared, key=lambda c: c.value)
+    why = "; ".join(map(str, named))
+    if verdict == HOLDS and not some:
+        largest = max(comparison.p for comparison in compared)
+        why = f"all {len(compared)} comparisons above 0, largest p {largest:.2g} after Holm"
+    why += f". {words}" if words else ""
+    return _result(shown.name, (shown.value, shown.low, shown.high), verdict, why)
+
+
+def _confusions(part: pd.DataFrame, clips: pd.DataFrame, how: dict) -> tuple[list[Comparison], str]:
+    """Compare claim 4's pairs, and say in words how they rank and which are absent."""
+    mel = part[part["system"] == MEL]
+    if mel.empty:
+        return [], f"no predictions of {MEL}"
+    genres = sorted(mel["y_true"].unique())
+    absent = ["/".join(pair) for pair in paper.CONFUSED_PAIRS if not set(pair) <= set(genres)]
+    table = confused_pairs(mel, clips, **how)
+    ranks = ", ".join(f"{row.pair} {row.rank}" for row in table.itertuples())
+    words = [f"Ranks among {comb(len(genres), 2)} pairs: {ranks}"] if ranks else []
+    words += [f"Not in this data set: {', '.join(absent)}"] if absent else []
+    compared = [
+        Comparison(f"{row.pair} over other pairs", row.difference, row.lo, row.hi, row.p_artist)
+        for row in table.itertuples()
+    ]
+    return compared, ". ".join(words) or "no other pair of genres to compare with"
+
+
+def _accuracy(part: pd.DataFrame, clips: pd.DataFrame, how: dict) -> dict:
+    """Judge claim 5; under the paper's protocol with what the artist oracle scores."""
+    mel = part[part["system"] == MEL]
+    if mel.empty:
+        return _untested(f"no predictions of {MEL}")
+    right = (part["y_true"] == part["y_pred"]).groupby(part["system"]).mean()
+    found = intervals.cluster_intervals(mel, clips, **how).iloc[0]
+    low, high = found["accuracy_lo"], found["accuracy_hi"]
+    bar = evaluate.wilson_interval(*_paper_counts())[0]
+    verdict = HOLDS if low >= bar else FAILS if high < bar else UNDECIDED
+    place = {HOLDS: "lies at or above", FAILS: "lies below", UNDECIDED: "reaches both sides of"}
+    why = f"the interval {place[verdict]} {bar:.2f}, the lower end for the paper's 404 of 450"
+    if part["protocol"].iloc[0] == "random":
+        why += f". Knowing the artist alone scores {right['oracle-artist']:.2f}"
+        why += ": nothing is shown about genre" if right[MEL] <= right["oracle-artist"] else ""
+    return _result(f"accuracy of {MEL}", (right[MEL], low, high), verdict, why)
+
+
+def _paper_counts() -> tuple[int, int]:
+    tested = paper.TEST_CLIPS_PER_GENRE * len(paper.GENRES)
+    return round(paper.FIG3.diagonal().sum() / 100 * paper.TEST_CLIPS_PER_GENRE), tested
+
+
+def _own_numbers() -> dict:
+    """Judge claim 6."""
+    right, tested = _paper_counts()
+    found = evaluate.paper_figure3_metrics()
+    ours = (found["accuracy"], found["F-score"])
+    agree = tuple(round(x, 2) for x in ours) == paper.TABLE1[MEL]
+    why = "Fig. 3 gives accuracy {:.3f} and F-score {:.3f}, Table 1 says {:.2f} and {:.2f}"
+    interval = evaluate.wilson_interval(right, tested)
+    return _result(
+        f"accuracy from Fig. 3, {right} of {tested}", (right / tested, *interval),
+        HOLDS if agree else FAILS, why.format(*ours, *paper.TABLE1[MEL]),
+    )  # fmt: skip

@@ -1,0 +1,254 @@
+"""How sure a number is: intervals and comparisons that respect that artists come in clusters.
+
+Clips of one artist resemble each other, so that 500 clips of 50 artists say less than 500 clips
+of 500. The bootstrap here draws artists, with all their clips (Field & Welsh, J. R. Statist. Soc.
+B 69, 2007, "cluster bootstrap"); McNemar's test is there too, but takes clips as independent.
+"""
+
+from collections.abc import Sequence
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+from scipy.stats import binomtest, norm
+
+from genre_utils.data import splits
+from genre_utils.errors import GenreUtilsError, UsageError
+from genre_utils.metrics.evaluate import F_AVERAGES, KEY
+
+N_RESAMPLES = 5000
+
+
+def artist_clusters(clips: pd.DataFrame) -> pd.Series:
+    """Name of the artist that each clip counts for, indexed by clip_id; see `splits.groups`."""
+    return splits.groups(clips, "artist").set_axis(clips["clip_id"])
+
+
+def draw(n_clusters: int, n_resamples: int = N_RESAMPLES, seed: int = 0) -> np.ndarray:
+    """How often each cluster is drawn, with replacement, in each resample.
+
+    Returns
+    -------
+    np.ndarray [shape=(n_resamples, n_clusters), dtype=float64]
+        Every row sums to ``n_clusters``.
+    """
+    rng = np.random.default_rng(seed)
+    even = np.full(n_clusters, 1 / n_clusters)
+    return rng.multinomial(n_clusters, even, size=n_resamples).astype(float)
+
+
+def confusion_counts(
+    predictions: pd.DataFrame, clusters: pd.Series, genres: Sequence[str]
+) -> np.ndarray:
+    """Confusion matrix of each cluster.
+
+    Parameters
+    ----------
+    predictions : pd.DataFrame
+        clip_id, y_true, y_pred of one system under one protocol.
+    clusters : pd.Series
+        From `artist_clusters`.
+
+    Returns
+    -------
+    np.ndarray [shape=(n_clusters, n_genres, n_genres)]
+        Clusters in alphabetical order; true genre, answer.
+
+    Raises
+    ------
+    GenreUtilsError
+        A clip is not in ``clusters``.
+    """
+    of_clip = predictions["clip_id"].map(clusters)
+    if of_clip.isna().any():
+        lost = predictions.loc[of_clip.isna(), "clip_id"].iloc[0]
+        raise GenreUtilsError(f"clip {lost!r} of the predictions is not in the clip table")
+    names, cluster = np.unique(of_clip.to_numpy(dtype=str), return_inverse=True)
+    index = pd.Index(genres)
+    true, answer = (index.get_indexer(predictions[c]) for c in ("y_true", "y_pred"))
+    counts = np.zeros((len(names), len(genres), len(genres)))
+    np.add.at(counts, (cluster, true, answer), 1)
+    return counts
+
+
+def scores(counts: np.ndarray, average: str = "macro") -> tuple[np.ndarray, np.ndarray]:
+    """Accuracy and F-score of confusion matrices [..., n_genres, n_genres], each shape=(...).
+
+    As scikit-learn's: a genre that neither occurs nor is answered does not count in the mean.
+    """
+    if average not in F_AVERAGES:
+        raise UsageError(f"unknown f_average {average!r}: one of {', '.join(F_AVERAGES)}")
+    hits = np.diagonal(counts, axis1=-2, axis2=-1)
+    true, answered = counts.sum(axis=-1), counts.sum(axis=-2)
+    f = 2 * hits / np.maximum(true + answered, 1)
+    weight = true if average == "weighted" else (true + answered > 0).astype(float)
+    total = true.sum(axis=-1)
+    return hits.sum(axis=-1) / total, (f * weight).sum(axis=-1) / weight.sum(axis=-1)
+
+
+def resample(counts: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+    """Confusion matrix of each resample, shape=(n_resamples, n_genres, n_genres)."""
+    return (drawn @ counts.reshape(len(counts), -1)).reshape(-1, *counts.shape[1:])
+
+
+def percentile(
+    values: np.ndarray, confidence: float = 0.95, estimate: float | None = None
+) -> tuple[float, float]:
+    """Interval that holds ``confidence`` of resampled values.
+
+    Parameters
+    ----------
+    values : np.ndarray [shape=(n_resamples,)]
+    confidence : float
+    estimate : float, optional
+        The value of the sample itself. Where resamples lie lower or higher than it, the
+        percentiles are moved to make up for that (bias-corrected percentiles, Efron, Canad. J.
+        Statist. 9, 1981): a macro F-score of drawn artists is lower on average, because drawing
+        makes genres uneven.
+    """
+    tails = np.array([1 - confidence, 1 + confidence]) / 2
+    if estimate is not None:
+        under = ((values < estimate).mean() + (values <= estimate).mean()) / 2
+        edge = 1 / (len(values) + 1)
+        tails = norm.cdf(2 * norm.ppf(np.clip(under, edge, 1 - edge)) + norm.ppf(tails))
+    low, high = np.quantile(values, tails)
+    return float(low), float(high)
+
+
+def cluster_intervals(
+    predictions: pd.DataFrame, clips: pd.DataFrame, *,
+    f_average: str = "macro", n_resamples: int = N_RESAMPLES, seed: int = 0,
+) -> pd.DataFrame:  # fmt: skip
+    """95 % intervals of accuracy and F-score by a bootstrap over artists.
+
+    The trained systems are taken as they are: the interval says what other artists would change,
+    not what another seed or other training clips would. In simulations it held the truth in 94 to
+    95 % of cases from 15 artists a genre on; with 5 a genre in 93 to 95 % for the accuracy, but
+    only 87 to 93 % for the macro F-score, whose interval is then too narrow.
+
+    Parameters
+    ----------
+    predictions : pd.DataFrame
+        system, protocol, clip_id, y_true, y_pred; of clips or, from `votes`, of songs.
+    clips : pd.DataFrame
+        The clip table.
+
+    Returns
+    -------
+    pd.DataFrame
+        system, protocol, accuracy_lo, accuracy_hi, f_score_lo, f_score_hi, n_artists.
+    """
+    clusters, genres = artist_clusters(clips), _genres(predictions)
+    rows = []
+    for (system, protocol), part in predictions.groupby(KEY, sort=False):
+        counts = confusion_counts(part, clusters, genres)
+        drawn = draw(len(counts), n_resamples, seed)
+        found = scores(counts.sum(axis=0), f_average)
+        drawn_scores = scores(resample(counts, drawn), f_average)
+        pairs = zip(drawn_scores, found, strict=True)
+        ends = [end for values, one in pairs for end in percentile(values, estimate=float(one))]
+        rows.append((system, protocol, *(round(end, 6) for end in ends), len(counts)))
+    names = ["accuracy_lo", "accuracy_hi", "f_score_lo", "f_score_hi", "n_artists"]
+    return pd.DataFrame(rows, columns=[*KEY, *names])
+
+
+def mcnemar(only_first: int, only_second: int) -> float:
+    """Exact two-sided p of McNemar's test (Psychometrika 12, 1947).
+
+    Takes clips as independent, which clips of one artist are not: the p is too small.
+
+    Parameters
+    ----------
+    only_first, only_second : int
+        Number of clips that only the first, only the second of two systems got right.
+    """
+    n = only_first + only_second
+    return float(binomtest(only_first, n, 0.5).pvalue) if n else 1.0
+
+
+def holm(p: Sequence[float]) -> np.ndarray:
+    """Adjust p-values for their number (Holm, Scand. J. Statist. 6, 1979), in the order given."""
+    p = np.asarray(p, dtype=float)
+    order = np.argsort(p, kind="stable")
+    steps = p[order] * np.arange(len(p), 0, -1)
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1)
+    return adjusted
+
+
+def bootstrap_p(differences: np.ndarray) -> float:
+    """Two-sided p of "no difference" from resampled differences; never 0."""
+    n = len(differences) + 1
+    tails = ((differences <= 0).sum() + 1, (differences >= 0).sum() + 1)
+    return float(min(1, 2 * min(tails) / n))
+
+
+def compare(
+    predictions: pd.DataFrame, clips: pd.DataFrame,
+    pairs: Sequence[tuple[str, str]] | None = None, *,
+    n_resamples: int = N_RESAMPLES, seed: int = 0,
+) -> pd.DataFrame:  # fmt: skip
+    """Compare systems on the same clips, protocol by protocol.
+
+    Both systems of a pair are resampled together: what an artist does to both cancels out.
+
+    Parameters
+    ----------
+    predictions, clips : pd.DataFrame
+        As for `cluster_intervals`.
+    pairs : sequence of (first, second), optional
+        Default: every two systems. A protocol in which one of a pair is missing is passed over.
+
+    Returns
+    -------
+    pd.DataFrame
+        protocol, first, second, difference (of accuracies, first - second), lo, hi (95 % by
+        artists), only_first, only_second (clips), p_mcnemar, p_artist, and both adjusted by
+        Holm's method over all rows of this table (p_mcnemar_holm, p_artist_holm).
+    """
+    clusters, genres = artist_clusters(clips), _genres(predictions)
+    pairs = list(combinations(predictions["system"].unique(), 2)) if pairs is None else pairs
+    rows = []
+    for protocol, part in predictions.groupby("protocol", sort=False):
+        of = {system: table.sort_values("clip_id") for system, table in part.groupby("system")}
+        _check_same_clips(of, protocol)
+        counts = {name: confusion_counts(table, clusters, genres) for name, table in of.items()}
+        drawn = draw(len(next(iter(counts.values()))), n_resamples, seed)
+        accuracy = {name: scores(resample(each, drawn))[0] for name, each in counts.items()}
+        rows += [
+            (protocol, first, second, *_compared(of[first], of[second], accuracy))
+            for first, second in pairs
+            if first in of and second in of
+        ]
+    table = pd.DataFrame(rows, columns=_COLUMNS)
+    for name in ("p_mcnemar", "p_artist"):
+        table[f"{name}_holm"] = holm(table[name])
+    return table
+
+
+_COLUMNS = (
+    "protocol", "first", "second", "difference", "lo", "hi", "only_first", "only_second",
+    "p_mcnemar", "p_artist",
+)  # fmt: skip
+
+
+def _compared(one: pd.DataFrame, two: pd.DataFrame, accuracy: dict[str, np.ndarray]) -> tuple:
+    right = [(table["y_true"] == table["y_pred"]).to_numpy() for table in (one, two)]
+    differences = accuracy[one["system"].iloc[0]] - accuracy[two["system"].iloc[0]]
+    only = (int((right[0] & ~right[1]).sum()), int((right[1] & ~right[0]).sum()))
+    difference = float(right[0].mean() - right[1].mean())
+    return difference, *percentile(differences), *only, mcnemar(*only), bootstrap_p(differences)
+
+
+def _check_same_clips(tables: dict[str, pd.DataFrame], protocol: str) -> None:
+    name, first = next(iter(tables.items()))
+    for other, table in tables.items():
+        if not np.array_equal(first[["clip_id", "y_true"]], table[["clip_id", "y_true"]]):
+            raise GenreUtilsError(
+                f"{name} and {other} were not tested on the same clips under {protocol}; run "
+                "their notebooks again"
+            )
+
+
+def _genres(predictions: pd.DataFrame) -> list[str]:
+    return sorted(set(predictions["y_true"]) | set(predictions["y_pred"]))

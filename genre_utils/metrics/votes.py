@@ -1,0 +1,91 @@
+"""Several answers to one question become one: clips of a song, systems on a clip."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from genre_utils.data import splits
+from genre_utils.errors import GenreUtilsError
+from genre_utils.metrics.evaluate import KEY
+
+
+def song_level(predictions: pd.DataFrame, clips: pd.DataFrame) -> pd.DataFrame:
+    """Let the clips of a track vote for its genre.
+
+    With probabilities, the genre of the highest mean probability wins; without, the most frequent
+    answer, and of equally frequent ones that of the track's earliest clip (``start_s``). Under
+    ``random`` the clips of a track come from different folds: models that have met the track's
+    other clips vote as well.
+
+    Parameters
+    ----------
+    predictions : pd.DataFrame
+        Rows of predictions.csv, whole protocols.
+    clips : pd.DataFrame
+        The clip table.
+
+    Returns
+    -------
+    pd.DataFrame
+        system, protocol, clip_id (of the earliest clip, which stands for the song), n_clips,
+        y_true, y_pred; a track whose clips have two genres is a song of each.
+    """
+    about = clips[["clip_id", "start_s"]].assign(song=splits.groups(clips, "track"))
+    table = predictions.merge(about, on="clip_id", validate="many_to_one")
+    if len(table) < len(predictions):
+        raise GenreUtilsError("some clips of the predictions are not in the clip table")
+    table = table.sort_values(["start_s", "clip_id"], kind="stable")
+    song = table.groupby([*KEY, "song", "y_true"], sort=False)
+    result = song.agg(clip_id=("clip_id", "first"), n_clips=("clip_id", "size"))
+    voted = song["y_pred"].agg(_vote)
+    mean = song[_columns(table)].mean().dropna()
+    if not mean.empty:
+        voted.loc[mean.index] = mean.idxmax(axis=1).str.removeprefix("p_")
+    result = result.assign(y_pred=voted).reset_index()
+    order = {pair: i for i, pair in enumerate(_pairs(predictions))}
+    rank = pd.Series([order[pair] for pair in _pairs(result, unique=False)])
+    result = result.assign(rank=rank).sort_values(["rank", "clip_id"], ignore_index=True)
+    return result[[*KEY, "clip_id", "n_clips", "y_true", "y_pred"]]
+
+
+def combine(predictions: pd.DataFrame, systems: Sequence[str], name: str) -> pd.DataFrame:
+    """Make one system of several by the mean of their probabilities; nothing is fitted.
+
+    Returns
+    -------
+    pd.DataFrame
+        Rows of predictions.csv of the new system ``name``, for the protocols of all of ``systems``.
+
+    Raises
+    ------
+    GenreUtilsError
+        One of the systems is not there, has no probabilities, or was tested on other clips.
+    """
+    used = predictions[predictions["system"].isin(systems)]
+    columns = _columns(used)
+    lacking = set(systems) - set(used.dropna(subset=columns)["system"] if columns else [])
+    if lacking:
+        raise GenreUtilsError(f"no probabilities of {', '.join(sorted(lacking))} to combine")
+    where = ["protocol", "fold", "clip_id", "y_true"]
+    each = used.groupby(where, sort=False)
+    if (each.size() != len(systems)).any():
+        raise GenreUtilsError(f"{', '.join(systems)} were not tested on the same clips and folds")
+    mean = each[columns].mean().round(6)
+    winner = mean.idxmax(axis=1).str.removeprefix("p_")
+    table = mean.assign(system=name, y_pred=winner).reset_index()
+    return table[["system", "protocol", "fold", "clip_id", "y_true", "y_pred", *columns]]
+
+
+def _vote(answers: pd.Series) -> str:
+    counts = answers.value_counts()
+    tied = counts.index[counts == counts.iloc[0]]
+    return next(answer for answer in answers if answer in tied)
+
+
+def _columns(table: pd.DataFrame) -> list[str]:
+    return [column for column in table if column.startswith("p_")]
+
+
+def _pairs(table: pd.DataFrame, *, unique: bool = True) -> list[tuple[str, str]]:
+    pairs = table[KEY].drop_duplicates() if unique else table[KEY]
+    return list(pairs.itertuples(index=False, name=None))

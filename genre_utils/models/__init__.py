@@ -1,0 +1,1 @@
+"""The compared systems and their cross-validation."""

@@ -1,0 +1,1 @@
+"""Every picture: arrays and tables in, a matplotlib figure out."""
