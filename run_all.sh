@@ -12,7 +12,7 @@ import sys
 from importlib.util import find_spec
 names = """genre_utils librosa soundfile numpy scipy keras tensorflow sklearn onnx pretty_midi
 midirenderer pandas matplotlib seaborn jupyterlab ipykernel ipywidgets papermill nbval nbformat
-yaml tqdm numba joblib threadpoolctl pooch mutagen pytest hypothesis statsmodels ruff""".split()
+yaml tqdm numba joblib threadpoolctl pooch mutagen pytest hypothesis statsmodels distributed ruff""".split()
 sys.exit(not all(find_spec(name) for name in names))
 PY
 }
