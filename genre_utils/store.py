@@ -3,8 +3,9 @@
 A folder ``<name>-<key>`` belongs to one computation: the key is a digest of its parameters and of
 the source code that does it. Inside, each shard is ``<digest>.npy`` (rows) with ``<digest>.json``
 (the rows' ids, digests of the audio). Rows are therefore reused exactly when audio, parameters and
-code are unchanged; plain NumPy reads a shard; a shard counts only once its ``.json`` is there, so
-an interrupted run loses at most one shard and two runs at once cannot spoil each other's.
+code are unchanged; plain NumPy reads a shard. Each file appears at once when it is whole, a shard
+counts only once both of its files are there and fit: an interrupted run loses at most one shard,
+two runs at once cannot spoil each other's, and what a broken machine left half is made anew.
 """
 
 import hashlib
@@ -13,6 +14,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,6 +22,8 @@ from typing import Any
 import numpy as np
 
 from genre_utils.errors import GenreUtilsError
+
+KEY = "key.txt"  # parameters of a store; its date is that of the last use
 
 
 def cache_dir() -> Path:
@@ -88,11 +92,19 @@ class Store:
     """
 
     def __init__(self, root: Path, name: str, key: dict, *, fresh: bool = False) -> None:
-        self.folder = Path(root) / f"{name}-{digest(key)[:16]}"
-        write_json(self.folder / "key.txt", key)
+        self._open(Path(root) / f"{name}-{digest(key)[:16]}")
+        if not (self.folder / KEY).is_file():
+            write_json(self.folder / KEY, key)
         if fresh:
             for path in [*self.folder.glob("*.json"), *self.folder.glob("*.npy")]:
                 path.unlink(missing_ok=True)
+
+    def _open(self, folder: Path) -> None:
+        self.folder = folder
+        self._index: dict[str, tuple[str, int]] = {}
+        self._seen: set[str] = set()
+        with suppress(OSError):  # not there yet, or on a read-only disk
+            os.utime(folder / KEY)  # when it was last used, for `cache prune`
 
     @classmethod
     def opened(cls, folder: str | Path) -> "Store":
@@ -106,16 +118,34 @@ class Store:
         if not Path(folder).is_dir():
             raise GenreUtilsError(f"{folder}: stored arrays are gone; run the earlier stage again")
         store = cls.__new__(cls)
-        store.folder = Path(folder)
+        store._open(Path(folder))
         return store
 
+    def __reduce__(self) -> tuple:
+        """Travel between processes by the folder alone."""
+        return Store.opened, (self.folder,)
+
     def index(self) -> dict[str, tuple[str, int]]:
-        """Where each stored id lies: ``{id: (shard name, row)}``."""
-        found = {}
-        for path in sorted(self.folder.glob("*.json")):
-            rows = json.loads(path.read_text(encoding="utf-8"))
-            found |= {row: (path.stem, i) for i, row in enumerate(rows)}
-        return found
+        """Where each stored id lies: ``{id: (shard name, row)}``; each shard is read once."""
+        names = {entry.name for entry in os.scandir(self.folder) if entry.name.endswith(".json")}
+        if not self._seen <= names:  # another run began anew
+            self._index, self._seen = {}, set()
+        for name in sorted(names - self._seen):
+            shard = name.removesuffix(".json")
+            self._index |= {row: (shard, i) for i, row in enumerate(self._ids(shard))}
+        self._seen = names
+        return self._index
+
+    def _ids(self, shard: str) -> list[str]:
+        """Ids of a shard; none where a file of it is damaged, so that its rows are made anew."""
+        try:
+            ids = json.loads((self.folder / f"{shard}.json").read_text(encoding="utf-8"))
+            return ids if len(self._shard(shard)) == len(ids) else []
+        except (OSError, ValueError, EOFError):
+            return []
+
+    def _shard(self, name: str) -> np.ndarray:
+        return np.load(self.folder / f"{name}.npy", mmap_mode="r")
 
     def missing(self, ids: Iterable[str]) -> list[str]:
         """Return the ids not stored yet, each once, in the order given."""
@@ -127,34 +157,76 @@ class Store:
         if len(ids) != len(rows):
             raise ValueError(f"{len(ids)} ids for {len(rows)} rows")
         name = digest(list(ids))[:16]
+        self._seen.discard(f"{name}.json")
         write_atomic(self.folder / f"{name}.npy", lambda part: _save(part, rows))
         write_json(self.folder / f"{name}.json", list(ids))
 
-    def load(self, ids: Sequence[str]) -> np.ndarray:
-        """Rows of ``ids`` in that order, shape=(len(ids), ...).
+    def rows(self, ids: Sequence[str]) -> "Rows":
+        """Rows of ``ids`` in that order, left on disk until they are asked for.
 
         Raises
         ------
         GenreUtilsError
             Some rows are not stored.
         """
-        there = self.index()
-        absent = [row for row in ids if row not in there]
+        if any(row not in self._index for row in ids):
+            self.index()
+        absent = sum(row not in self._index for row in ids)
         if absent or not ids:
             raise GenreUtilsError(
-                f"{self.folder}: {len(absent)} of {len(ids)} clips are not stored; "
+                f"{self.folder}: {absent} of {len(ids)} clips are not stored; "
                 "run the earlier stage again"
             )
-        shards = {there[row][0] for row in ids}
-        maps = {s: np.load(self.folder / f"{s}.npy", mmap_mode="r") for s in shards}
-        first = maps[there[ids[0]][0]]
-        rows = np.empty((len(ids), *first.shape[1:]), first.dtype)
-        for i, row in enumerate(ids):
-            shard, j = there[row]
-            rows[i] = maps[shard][j]
+        return Rows(self, [self._index[row] for row in ids])
+
+    def load(self, ids: Sequence[str]) -> np.ndarray:
+        """`rows` in memory, shape=(len(ids), ...)."""
+        return self.rows(ids)[:]
+
+
+class Rows:
+    """Stored rows on disk, seen as one array that is read where it is indexed.
+
+    Attributes
+    ----------
+    shape : tuple
+    dtype : np.dtype
+    """
+
+    def __init__(self, store: Store, places: list[tuple[str, int]]) -> None:
+        self._store = store
+        self._places = places
+        first = self._read(places[0][0])
+        self.shape = (len(places), *first.shape[1:])
+        self.dtype = first.dtype
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, which: slice | np.ndarray | Sequence[int]) -> np.ndarray:
+        """Read some rows (a slice, a mask or positions) into memory, one shard after the other."""
+        positions = np.arange(len(self))[which]
+        wanted: dict[str, list[tuple[int, int]]] = {}
+        for target, position in enumerate(positions):
+            shard, row = self._places[position]
+            wanted.setdefault(shard, []).append((target, row))
+        rows = np.empty((len(positions), *self.shape[1:]), self.dtype)
+        for shard, pairs in wanted.items():
+            targets, sources = np.transpose(pairs)
+            rows[targets] = self._read(shard)[sources]
         return rows
+
+    def _read(self, shard: str) -> np.ndarray:
+        try:
+            return self._store._shard(shard)
+        except (OSError, ValueError, EOFError):
+            raise GenreUtilsError(
+                f"{self._store.folder}: a file of it is gone since; run the earlier stage again"
+            ) from None
 
 
 def _save(path: Path, rows: np.ndarray) -> None:
     with path.open("wb") as stream:
         np.save(stream, rows)
+        stream.flush()
+        os.fsync(stream.fileno())  # or a machine that dies leaves the name without the content

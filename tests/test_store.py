@@ -2,14 +2,18 @@
 
 import json
 import os
+import pickle
+import subprocess
+import sys
 import threading
+import tracemalloc
 
 import numpy as np
 import pytest
 
 from genre_utils import paper, store
 from genre_utils.errors import GenreUtilsError
-from genre_utils.extraction import audio
+from genre_utils.extraction import audio, features
 from genre_utils.store import Store
 
 KEY = {"hop_length": 512, "code": "abc"}
@@ -229,3 +233,133 @@ def test_cache_lies_where_the_variable_says(cache, monkeypatch):
         else:
             monkeypatch.setenv("GENRE_UTILS_CACHE", unset)
         assert store.cache_dir().parts[-2:] == (".cache", "genre-utils")
+
+
+def _damage(path, how):
+    content = path.read_bytes()
+    if how == "gone":
+        path.unlink()
+    else:
+        path.write_bytes({"empty": b"", "cut": content[:-5], "no text": b"\xff\xfe"}[how])
+
+
+@pytest.mark.parametrize("ending", [".npy", ".json"])
+@pytest.mark.parametrize("how", ["empty", "cut", "no text", "gone"])
+def test_a_damaged_shard_is_made_anew(rows, ending, how):
+    rows.put(IDS[:2], ROWS[:2])
+    rows.put(IDS[2:], ROWS[2:])
+    shard, _ = rows.index()["d2"]
+    _damage(rows.folder / f"{shard}{ending}", how)
+    again = Store.opened(rows.folder)
+    assert again.missing(IDS) == IDS[2:]
+    again.put(IDS[3:], ROWS[3:])  # other shards than before
+    again.put(IDS[2:3], ROWS[2:3])
+    assert np.array_equal(again.load(IDS), ROWS)
+    assert np.array_equal(Store.opened(rows.folder).load(IDS), ROWS)
+
+
+def test_a_shard_that_goes_while_it_is_in_use_is_one_clear_error(rows):
+    rows.put(IDS, ROWS)
+    held = rows.rows(IDS)
+    Store(rows.folder.parent, "mel", KEY, fresh=True)
+    with pytest.raises(GenreUtilsError, match=r"^[^\n]*gone since; run the earlier stage again$"):
+        held[:]
+    assert rows.missing(IDS) == IDS
+
+
+def test_each_shard_is_read_once_and_only_those_asked_for_are_opened(rows, monkeypatch):
+    many = np.arange(60, dtype=np.float32).reshape(30, 2)
+    ids = [f"id{i}" for i in range(30)]
+    for start in range(0, 30, 3):
+        rows.put(ids[start : start + 3], many[start : start + 3])
+    again = Store.opened(rows.folder)
+    texts, arrays = [], []
+    load, loads = np.load, json.loads
+    monkeypatch.setattr(json, "loads", lambda text: texts.append(text) or loads(text))
+    for start in range(0, 30, 2):
+        assert np.array_equal(again.load(ids[start : start + 2]), many[start : start + 2])
+    assert len(texts) == 10
+    monkeypatch.setattr(np, "load", lambda path, **how: arrays.append(path) or load(path, **how))
+    again.load(ids[4:8])
+    assert len({path.name for path in arrays}) == 2
+    rows.put(["new"], many[:1])
+    assert again.missing([*ids, "new"]) == []
+    assert len(texts) == 11
+
+
+@pytest.mark.parametrize("which", [
+    slice(None), slice(1, 3), slice(None, None, -2), [2, 0, 0], np.array([], int),
+    np.array([True, False, True, False]),
+])  # fmt: skip
+def test_rows_left_on_disk_are_indexed_like_an_array(rows, which):
+    rows.put(IDS[:3], ROWS[:3])
+    rows.put(IDS[3:], ROWS[3:])
+    lazy = rows.rows(IDS[::-1])
+    assert (len(lazy), lazy.shape, lazy.dtype) == (4, (4, 2, 3), np.float32)
+    assert np.array_equal(lazy[which], ROWS[::-1][which])
+
+
+def test_rows_are_read_in_parts_without_the_whole_in_memory(rows):
+    block = np.ones((64, 25_000), np.float16)  # 3.2 MB
+    for start in range(0, 1024, 64):
+        rows.put([f"id{i}" for i in range(start, start + 64)], block)
+    lazy = rows.rows([f"id{i}" for i in range(1024)])
+    tracemalloc.start()
+    total = sum(lazy[start : start + 32].sum(dtype=float) for start in range(0, 1024, 32))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert total == 1024 * 25_000
+    assert peak < block.nbytes * 2 < 1024 * 25_000 * 2 / 4
+
+
+WRITER = """
+import sys
+import numpy as np
+from genre_utils.store import Store
+mine, first = Store.opened(sys.argv[1]), int(sys.argv[2])
+for row in range(first, first + 60):
+    mine.put([f"id{row % 80}"], np.full((1, 1000), row % 80, np.float32))
+"""
+
+
+def test_two_processes_at_once_do_not_spoil_each_others_rows(rows):
+    command = [sys.executable, "-c", WRITER, str(rows.folder)]
+    writers = [subprocess.Popen([*command, first]) for first in ("0", "30")]
+    ids = [f"id{i}" for i in range(80)]
+    while any(writer.poll() is None for writer in writers):  # a reader meets no half-written shard
+        there = sorted(set(ids) - set(rows.missing(ids)))
+        if there:
+            assert [f"id{int(value)}" for value in rows.load(there)[:, -1]] == there
+    assert [writer.returncode for writer in writers] == [0, 0]
+    assert rows.missing(ids) == []
+    assert np.array_equal(rows.load(ids)[:, 0], np.arange(80))
+    assert not list(rows.folder.glob(".part*"))
+
+
+def test_a_store_travels_between_processes_by_its_folder(rows):
+    rows.put(IDS, ROWS)
+    rows.load(IDS)
+    text = pickle.dumps(rows)
+    assert len(text) < 500
+    assert np.array_equal(pickle.loads(text).load(IDS), ROWS)
+
+
+def test_the_date_of_the_key_is_that_of_the_last_use(rows):
+    os.utime(rows.folder / "key.txt", (0, 0))
+    Store.opened(rows.folder)
+    assert (rows.folder / "key.txt").stat().st_mtime > 1e9
+
+
+def test_another_parameter_makes_anew_only_what_depends_on_it(tmp_path):
+    usual = {"offset": 0.0, "fill": "repeat", "mel_scale": "db"}
+
+    def names(**other):
+        made = features.stores(tmp_path, **usual | other, fresh=False)
+        return {name: store.folder.name for name, store in made.items()}
+
+    first = names()
+    assert names() == first
+    changed = {name for name, folder in names(mel_scale="power").items() if folder != first[name]}
+    assert changed == {"mel"}
+    for other in ({"offset": 5.0}, {"fill": "zeros"}):
+        assert not set(names(**other).items()) & set(first.items())
