@@ -1,0 +1,216 @@
+"""Fine-tuning: the convolution blocks are trained too (section 2.3, the paper's second setting).
+
+The paper names it beside transfer learning and says no more of it. Trained from the start together
+with a random head, the blocks first get the gradients of a head that knows nothing, and lose what
+they learned from photographs. Keras' guide on transfer learning and fine-tuning therefore trains
+the head on frozen blocks first, then everything at a low rate; that is the default here
+(``head_epochs``), and ``head_epochs=0`` at the paper's rate is its bare description.
+"""
+
+from functools import partial
+
+import numpy as np
+from sklearn.utils.validation import check_is_fitted
+
+from genre_utils import paper
+from genre_utils.backend import keras, tf
+from genre_utils.errors import UsageError
+from genre_utils.extraction.features import to_image
+from genre_utils.extraction.vgg import preprocess
+from genre_utils.extraction.weights import build_trunk, load_weights
+from genre_utils.models.head import HeadClassifier, build_head
+
+# What is trained -> clips that go through the network at once. The activations of a whole batch of
+# mel-spectrograms would take some 20 GB; gradients of parts add up to the batch's.
+PARTS = {"block5": 32, "all": 4}
+PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
+
+
+class FineTuneClassifier(HeadClassifier):
+    """Convolution blocks and head trained together, with scikit-learn's interface.
+
+    Parameters
+    ----------
+    blocks : {"block5", "all"}
+        What is trained beside the head. ``"block5"`` takes stored maps of block 4 (its pooling's
+        output), so that the frozen blocks run once a clip; ``"all"`` takes mel-spectrograms and
+        costs some 250 GFLOP a clip and epoch.
+    epochs, learning_rate : int, float
+        Fine-tuning: Adam on the cross-entropy (section 2.4).
+    head_epochs : int
+        Epochs before that in which the head alone learns, at the paper's rate; see the module.
+    batch_size, dropout, seed
+        As in `HeadClassifier`.
+    shuffle : bool
+        New order of the clips in each epoch.
+    weights : str
+        Where the blocks start, see `genre_utils.extraction.weights.load_weights`.
+    precision : {"float32", "bfloat16"}
+        Of the convolutions; their weights, the head and Adam stay in float32.
+    mel_scale, channels, preprocessing : str
+        With ``blocks="all"``: how a mel-spectrogram becomes an image, see `features.to_image` and
+        `vgg.preprocess`.
+
+    Attributes
+    ----------
+    classes_ : np.ndarray [shape=(n_classes,)]
+    weights_ : list of np.ndarray
+        Kernel and bias of each trained convolution, then of the head's layers, float32.
+    history_ : np.ndarray [shape=(head_epochs + epochs, 2)]
+        Training loss (penalty included) and training accuracy of each epoch, dropout active.
+    """
+
+    def __init__(
+        self, *, blocks: str = "block5", epochs: int = 5, head_epochs: int = 15,
+        learning_rate: float = 2e-5, batch_size: int = paper.TRAINING["batch_size"],
+        dropout: float = paper.HEAD["dropout"], shuffle: bool = True, seed: int = 0,
+        weights: str = "auto", precision: str = "float32", mel_scale: str = "db",
+        channels: str = "repeat", preprocessing: str = "vgg16",
+    ) -> None:  # fmt: skip
+        super().__init__(
+            epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, dropout=dropout,
+            shuffle=shuffle, seed=seed,
+        )  # fmt: skip
+        self.blocks = blocks
+        self.head_epochs = head_epochs
+        self.weights = weights
+        self.precision = precision
+        self.mel_scale = mel_scale
+        self.channels = channels
+        self.preprocessing = preprocessing
+
+    def fit(self, X: np.ndarray, y: np.ndarray) -> "FineTuneClassifier":
+        """Train.
+
+        Parameters
+        ----------
+        X : np.ndarray
+            Maps of block 4, [n, height, width, 512] of any float type (``blocks="block5"``), or
+            mel-spectrograms [n, height, width] (``"all"``).
+        y : np.ndarray [shape=(n,)]
+            Genre names.
+
+        Raises
+        ------
+        UsageError
+            An unknown name, a number out of range, or rows of another shape.
+        GenreUtilsError
+            No ImageNet weights can be had.
+        """
+        self._check(X)
+        self.classes_, target = np.unique(y, return_inverse=True)
+        trunk = self._blocks(X.shape, load_weights(self.weights).arrays)
+        keras.utils.set_random_seed(self.seed)  # the head starts as HeadClassifier's does
+        head = build_head(trunk.output_shape[1:], len(self.classes_), dropout=self.dropout)
+        history = [self._train_head(trunk, head, X, y)] if self.head_epochs else []
+        model = keras.Sequential([trunk, head])
+        history.append(self._fine_tune(model, X, target))
+        self.history_ = np.concatenate(history)
+        self.weights_ = model.get_weights()
+        return self
+
+    def predict_proba(self, X: np.ndarray) -> np.ndarray:
+        """Return probabilities [n, n_classes] in the order of ``classes_``."""
+        check_is_fitted(self)
+        self._check(X)
+        trunk = self._blocks(X.shape)
+        model = keras.Sequential([trunk, build_head(trunk.output_shape[1:], len(self.classes_))])
+        model.set_weights(self.weights_)
+        return self._forward(model, X)
+
+    def _check(self, X: np.ndarray) -> None:
+        for name, known in (("blocks", PARTS), ("precision", PRECISIONS)):
+            if getattr(self, name) not in known:
+                known = ", ".join(known)
+                raise UsageError(f"unknown {name} {getattr(self, name)!r}: one of {known}")
+        if min(self.epochs, self.head_epochs) < 0 or self.epochs + self.head_epochs < 1:
+            raise UsageError(
+                f"epochs={self.epochs}, head_epochs={self.head_epochs}: neither may be negative, "
+                "and one must be positive"
+            )
+        if self.blocks == "block5" and (X.ndim != 4 or X.shape[-1] != 512):
+            raise UsageError(
+                f"blocks='block5' takes maps of block 4, [n, height, width, 512], not {X.shape}"
+            )
+        if self.blocks == "all" and X.ndim != 3:
+            raise UsageError(
+                f"blocks='all' takes mel-spectrograms, [n, height, width], not {X.shape}"
+            )
+
+    def _blocks(self, shape: tuple[int, ...], arrays: dict | None = None) -> keras.Model:
+        """Build what lies between X of this shape and the head, trainable."""
+        if self.blocks == "all":
+            layers, shape = build_trunk((*shape[1:], 3), arrays).layers[1:], (*shape, 3)
+        else:
+            layers = build_trunk((32, 32, 3), arrays).layers[-4:]  # weights fit any size
+        for layer in layers:
+            layer.trainable = True
+            layer.dtype_policy = keras.DTypePolicy(PRECISIONS[self.precision])
+        return keras.Sequential([keras.layers.Input(shape[1:]), *layers])
+
+    def _train_head(
+        self, trunk: keras.Model, head: keras.Model, X: np.ndarray, y: np.ndarray
+    ) -> np.ndarray:
+        """Train the head on the maps of the blocks as they are; return the history."""
+        first = HeadClassifier(
+            epochs=self.head_epochs, batch_size=self.batch_size, dropout=self.dropout,
+            shuffle=self.shuffle, seed=self.seed,
+        )  # fmt: skip
+        # float16 as the stored maps are: without fine-tuning this is transfer learning to the bit.
+        first.fit(self._forward(trunk, X).astype(np.float16), y)
+        head.set_weights(first.weights_)
+        return first.history_
+
+    def _fine_tune(self, model: keras.Model, X: np.ndarray, target: np.ndarray) -> np.ndarray:
+        """Train everything in ``model``; return the history."""
+        adam = keras.optimizers.Adam(self.learning_rate)
+        adam.build(model.trainable_variables)
+        gradients = tf.function(partial(_gradients, model), reduce_retracing=True)
+        log = []
+        for batch in self._batches(len(X)):
+            n, total = tf.constant(len(batch)), None
+            for rows in self._parts(batch):
+                part = gradients(self._input(X[rows]), tf.constant(target[rows]), n)
+                total = part if total is None else [a + b for a, b in zip(total, part, strict=True)]
+            log.append(total.pop().numpy())
+            adam.apply(total)
+        steps = -(-len(X) // self.batch_size)
+        return np.array(log).reshape(self.epochs, steps, 2).sum(axis=1) / len(X)
+
+    def _forward(self, model: keras.Model, X: np.ndarray) -> np.ndarray:
+        forward = tf.function(partial(model, training=False), reduce_retracing=True)
+        parts = (self._input(X[rows]) for rows in self._parts(np.arange(len(X))))
+        return np.concatenate([forward(part).numpy() for part in parts])
+
+    def _parts(self, rows: np.ndarray) -> list[np.ndarray]:
+        size = PARTS[self.blocks]
+        return [rows[i : i + size] for i in range(0, len(rows), size)]
+
+    def _input(self, rows: np.ndarray) -> tf.Tensor:
+        """Rows of X as the first trained layer takes them, float32."""
+        if self.blocks == "all":
+            how = {"scale": self.mel_scale, "channels": self.channels}
+            images = np.stack([to_image(row, "mel", **how) for row in rows])
+            rows = preprocess(images, self.preprocessing)
+        return tf.constant(rows, tf.float32)
+
+
+def _gradients(
+    model: keras.Model, x: tf.Tensor, target: tf.Tensor, n: tf.Tensor
+) -> list[tf.Tensor]:
+    """One part's share of the gradients of a batch of n clips; the parts add up.
+
+    Returns
+    -------
+    list of tf.Tensor
+        Gradients of the batch's mean loss, penalty included, in the order of the model's weights;
+        last [shape=(2,)] loss and rightly named clips, both summed over the part's clips.
+    """
+    with tf.GradientTape() as tape:
+        proba = model(x, training=True)
+        each = keras.losses.sparse_categorical_crossentropy(target, proba)
+        loss = tf.reduce_sum(each + tf.add_n(model.losses))
+        share = loss / tf.cast(n, tf.float32)
+    right = tf.equal(tf.argmax(proba, axis=1), target)
+    log = tf.stack([loss, tf.reduce_sum(tf.cast(right, tf.float32))])
+    return [*tape.gradient(share, model.trainable_variables), log]
