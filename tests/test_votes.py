@@ -73,6 +73,16 @@ def test_combined_probabilities_by_hand():
     evaluate.check_predictions(both, expected, ["fused"])
 
 
+def test_folds_that_all_have_are_combined():
+    one = _predictions("one", "AAABBBB", np.linspace(0, 1, 7))
+    two = one.assign(system="two", p_A=0.5, p_B=0.5)
+    other = two.assign(protocol="artist")
+    both = votes.combine(pd.concat([one, two[3:], other]), ["one", "two"], "fused")
+    assert both["fold"].tolist() == [3, 4, 5, 6]
+    assert set(both["protocol"]) == {"random"}
+    assert both["p_A"].tolist() == pytest.approx(list((np.arange(3, 7) / 6 + 0.5) / 2))
+
+
 def test_what_cannot_be_combined_is_refused():
     one = _predictions("one", "AAABBBB", np.linspace(0, 1, 7))
     svm = _predictions("svm", "AAABBBB")
@@ -80,7 +90,11 @@ def test_what_cannot_be_combined_is_refused():
         votes.combine(pd.concat([one, svm]), ["one", "svm"], "fused")
     with pytest.raises(GenreUtilsError, match="no probabilities of two to combine"):
         votes.combine(one, ["one", "two"], "fused")
+    other = one.assign(system="two", protocol="artist")
+    with pytest.raises(GenreUtilsError, match="not tested on the same clips and folds"):
+        votes.combine(pd.concat([one, other]), ["one", "two"], "fused")
     with pytest.raises(GenreUtilsError, match="not tested on the same clips"):
-        votes.combine(pd.concat([one, one[1:].assign(system="two")]), ["one", "two"], "fused")
+        apart = one.assign(fold=1 - one["fold"] % 2)
+        votes.combine(pd.concat([one, apart[2:].assign(system="two")]), ["one", "two"], "fused")
     with pytest.raises(GenreUtilsError, match="not in the clip table"):
         votes.song_level(one, CLIPS[1:])

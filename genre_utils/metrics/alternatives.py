@@ -1,6 +1,7 @@
 """One choice of a finished run replaced: what depends on it is computed, the rest is the run's."""
 
 import ast
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -119,11 +120,12 @@ def _folds(base: Base, settings: dict) -> pd.DataFrame:
 def _arrays(base: Base, choice: Choice, system: str, settings: dict) -> Store:
     """Rows that a system takes when one choice is changed; only what depends on it is computed."""
     ids = list(base.clips["sha256"])
-    feature = SYSTEMS[system].arrays.removeprefix("vgg-")
+    (taken,) = SYSTEMS[system].arrays
+    feature = taken.removeprefix("vgg-")
     if choice.name in CUTTING:
         how = {name: settings[name] for name in CUTTING}
         made = features.stores(base.run.cache, **how, fresh=False)
-        touched = {SYSTEMS[name].arrays.removeprefix("vgg-") for name in choice.systems}
+        touched = {SYSTEMS[name].arrays[0].removeprefix("vgg-") for name in choice.systems}
         targets = {name: store for name, store in made.items() if name in touched}
         files = [base.audio / path for path in base.clips["path"]]
         features.extract_all(files, ids, targets, jobs=base.jobs, **how)
@@ -133,12 +135,14 @@ def _arrays(base: Base, choice: Choice, system: str, settings: dict) -> Store:
     if system == SVM:
         return source
     if choice.name not in (*CUTTING, "channels", "preprocessing"):
-        return base.run.arrays(SYSTEMS[system].arrays)
+        return base.run.arrays(taken)
     trunk = load_weights(settings["weights"])
     if trunk.digest != base.run.recorded("weights")["digest"]:
         raise GenreUtilsError(f"weights={settings['weights']} are no longer those of the run")
     look = {name: settings[name] for name in ("mel_scale", "channels", "preprocessing")}
-    return vgg.compute_maps(source, feature, ids, trunk, base.run.cache, **look)
+    key = json.loads((base.run.arrays(taken).folder / "key.txt").read_text(encoding="utf-8"))
+    look["precision"] = key["precision"]  # the run's, also on a machine that would take another
+    return vgg.compute_maps(source, feature, ids, trunk, base.run.cache, **look)[taken]
 
 
 def predict(base: Base, choice: Choice, value: Any) -> pd.DataFrame:  # noqa: ANN401

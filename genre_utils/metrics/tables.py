@@ -3,12 +3,11 @@
 import numpy as np
 import pandas as pd
 
-from genre_utils import paper
 from genre_utils.metrics import evaluate, intervals, votes
 from genre_utils.metrics.reference_points import LABELS
-from genre_utils.models import fair_svm
+from genre_utils.models.systems import SYSTEMS
 
-NAMES = {**paper.SYSTEM_LABELS, fair_svm.SYSTEM: "SVM, treated fairly", **LABELS}
+NAMES = {name: system.label for name, system in SYSTEMS.items()} | LABELS
 SONG = {
     "accuracy": "song_accuracy",
     "accuracy_lo": "song_accuracy_lo",

@@ -54,23 +54,26 @@ def combine(predictions: pd.DataFrame, systems: Sequence[str], name: str) -> pd.
     Returns
     -------
     pd.DataFrame
-        Rows of predictions.csv of the new system ``name``, for the protocols of all of ``systems``.
+        Rows of predictions.csv of the new system ``name``, for the folds that all of ``systems``
+        have been tested on.
 
     Raises
     ------
     GenreUtilsError
-        One of the systems is not there, has no probabilities, or was tested on other clips.
+        One of the systems is not there or has no probabilities, no fold is common to all, or they
+        were tested on other clips of a fold.
     """
     used = predictions[predictions["system"].isin(systems)]
     columns = _columns(used)
     lacking = set(systems) - set(used.dropna(subset=columns)["system"] if columns else [])
     if lacking:
         raise GenreUtilsError(f"no probabilities of {', '.join(sorted(lacking))} to combine")
-    where = ["protocol", "fold", "clip_id", "y_true"]
-    each = used.groupby(where, sort=False)
-    if (each.size() != len(systems)).any():
+    pair = ["protocol", "fold"]
+    used = used[used.groupby(pair)["system"].transform("nunique") == len(systems)]
+    each = used.groupby([*pair, "clip_id", "y_true"], sort=False)
+    if used.empty or (each.size() != len(systems)).any():
         raise GenreUtilsError(f"{', '.join(systems)} were not tested on the same clips and folds")
-    mean = each[columns].mean().round(6)
+    mean = each[columns].mean()
     winner = mean.idxmax(axis=1).str.removeprefix("p_")
     table = mean.assign(system=name, y_pred=winner).reset_index()
     return table[["system", "protocol", "fold", "clip_id", "y_true", "y_pred", *columns]]

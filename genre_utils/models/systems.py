@@ -1,15 +1,15 @@
 """The compared systems and their cross-validation.
 
-A system is stored arrays (features or VGG maps) and a scikit-learn estimator that eats their rows.
-A new system is one function and one line in `SYSTEMS`.
+A system is stored arrays (features, VGG maps, embeddings) and a scikit-learn estimator that eats
+their rows. A new system is one function and one line in `SYSTEMS`.
 """
 
-import sys
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -18,32 +18,48 @@ from sklearn.base import BaseEstimator
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
-from genre_utils.models import dense, head, svm
-from genre_utils.models.head import HeadClassifier
-from genre_utils.progress import progress
-from genre_utils.store import code_version, digest, write_atomic
+from genre_utils import paper
+from genre_utils.data import splits as protocols
+from genre_utils.models import fair_svm, svm
+from genre_utils.parallel import each
+from genre_utils.store import Store, digest, write_atomic
 
 
 @dataclass(frozen=True)
 class System:
-    """One row of Table 1.
+    """One row of the table of results.
 
     Attributes
     ----------
-    arrays : str
-        Name of the stored arrays whose rows the estimator takes.
+    arrays : tuple of str
+        Names of the stored arrays that the estimator takes.
     make : callable
-        Keyword settings -> estimator with ``fit`` and ``predict``.
-    modules : tuple of module
-        Where the estimator is written; their edited source means new results.
+        Keyword settings -> estimator with ``fit`` and ``predict``. With ``predict_proba`` its
+        probabilities are kept, with ``history_`` or ``choice_`` what it learned or chose.
+    modules : tuple of str
+        Modules of this package that it is written in; their edited source means new results.
+        (Names, so that finished folds are read without importing TensorFlow.)
     libraries : tuple of str
         Packages that the results depend on.
+    label : str
+        Its name in tables and figures.
+    grouped : bool
+        ``fit`` also takes ``groups``: the training clips' groups of the outer protocol, for inner
+        cross-validation.
     """
 
-    arrays: str
+    arrays: tuple[str, ...]
     make: Callable[..., BaseEstimator]
-    modules: tuple[ModuleType, ...]
+    modules: tuple[str, ...]
     libraries: tuple[str, ...]
+    label: str
+    grouped: bool = False
+
+
+def _head(**settings: Any) -> BaseEstimator:  # noqa: ANN401
+    from genre_utils.models.head import HeadClassifier  # TensorFlow
+
+    return HeadClassifier(**settings)
 
 
 def _ecoc_svm(*, volume_threshold: float, coding: str) -> BaseEstimator:
@@ -51,41 +67,85 @@ def _ecoc_svm(*, volume_threshold: float, coding: str) -> BaseEstimator:
     return make_pipeline(vectors, svm.EcocSVM(coding=coding))
 
 
-def _cnn(feature: str) -> System:
-    libraries = ("keras", "tensorflow", "numba", "numpy", "scipy")
-    return System(f"vgg-{feature}", HeadClassifier, (head, dense), libraries)
-
-
+HEAD = ("models.head", "models.dense")
+KERAS = ("keras", "tensorflow", "numba", "numpy", "scipy")
+SKLEARN = ("scikit-learn", "numpy", "scipy")
+LABELS = paper.SYSTEM_LABELS
 SYSTEMS: dict[str, System] = {
-    "cnn-mel": _cnn("mel"),
-    "cnn-mfcc": _cnn("mfcc"),
-    "cnn-chroma": _cnn("chroma"),
-    "svm-mfcc": System("svm", _ecoc_svm, (svm,), ("scikit-learn", "numpy")),
-}
+    "cnn-mel": System(("vgg-mel",), _head, HEAD, KERAS, LABELS["cnn-mel"]),
+    "cnn-mfcc": System(("vgg-mfcc",), _head, HEAD, KERAS, LABELS["cnn-mfcc"]),
+    "cnn-chroma": System(("vgg-chroma",), _head, HEAD, KERAS, LABELS["cnn-chroma"]),
+    "svm-mfcc": System(("svm",), _ecoc_svm, ("models.svm",), SKLEARN, LABELS["svm-mfcc"]),
+    fair_svm.SYSTEM: System(
+        ("svm-long",), fair_svm.make, ("models.fair_svm", "models.classic", "models.svm"),
+        (*SKLEARN, "librosa"), "SVM, treated fairly", grouped=True,
+    ),
+}  # fmt: skip
+
+
+def load_rows(
+    name: str, arrays: Callable[[str], Store], ids: Sequence[str]
+) -> tuple[np.ndarray, str]:
+    """Load what a system takes.
+
+    Parameters
+    ----------
+    name : str
+        A key of `SYSTEMS`.
+    arrays : callable
+        Name of stored arrays -> their store (`Run.arrays`, or a dictionary's ``__getitem__``).
+    ids : sequence of str
+        Digests of the clips' audio.
+
+    Returns
+    -------
+    rows : np.ndarray [shape=(n, ...)]
+        Of several arrays a structured array [shape=(n,)] with a field for each.
+    arrays_key : str
+        The stores' names, for `cross_validate`.
+    """
+    stores = {part: arrays(part) for part in SYSTEMS[name].arrays}
+    key = "+".join(store.folder.name for store in stores.values())
+    if len(stores) == 1:
+        return next(iter(stores.values())).load(ids), key
+    return structured({part: store.load(ids) for part, store in stores.items()}), key
+
+
+def structured(arrays: dict[str, np.ndarray]) -> np.ndarray:
+    """Put arrays [n, ...] side by side: a structured array [shape=(n,)] with a field for each."""
+    dtype = [(name, array.dtype, array.shape[1:]) for name, array in arrays.items()]
+    rows = np.empty(len(next(iter(arrays.values()))), dtype)
+    for name, array in arrays.items():
+        rows[name] = array
+    return rows
 
 
 def cross_validate(
     name: str, rows: np.ndarray, clips: pd.DataFrame, splits: pd.DataFrame, *,
-    arrays_key: str, settings: dict[str, Any], root: Path, fresh: bool = False,
+    arrays_key: str, settings: dict[str, Any], root: Path, jobs: int = 1, fresh: bool = False,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:  # fmt: skip
-    """Test every clip once under each protocol; each finished fold is kept on disk.
+    """Test every clip of the folds once under each protocol; a finished fold is kept on disk.
 
     Parameters
     ----------
     name : str
         A key of `SYSTEMS`.
     rows : np.ndarray [shape=(n, ...)]
-        Stored arrays in the order of ``clips``.
+        Stored arrays in the order of ``clips``, see `load_rows`.
     clips : pd.DataFrame
-        clip_id, genre and sha256 (of the audio) of the n usable clips.
+        The n usable clips: clip_id, genre, sha256 (of the audio); for a grouped system artist,
+        album and track as well.
     splits : pd.DataFrame
-        protocol, clip_id, fold.
+        protocol, clip_id, fold. All protocols and folds, or some: all clips that are not in a
+        fold train for it.
     arrays_key : str
-        Name of the store that ``rows`` came from; it stands for all their parameters.
+        Names of the stores that ``rows`` came from; they stand for all their parameters.
     settings : dict
         Keyword arguments of the estimator. A ``seed`` among them is moved on by one each fold.
     root : Path
         Folder of the finished folds.
+    jobs : int
+        Folds that are trained at once. The CNNs use all processors in one.
     fresh : bool
         Train again whatever is there.
 
@@ -95,22 +155,27 @@ def cross_validate(
         system, protocol, fold, clip_id, y_true, y_pred and, where the system gives probabilities,
         one column ``p_<genre>`` a genre; ordered by protocol (as in ``splits``) and clip.
     history : pd.DataFrame
-        system, protocol, fold, epoch, loss, accuracy of the training; empty without epochs.
+        system, protocol, fold, then epoch, loss, accuracy of the training, a row an epoch; or of
+        a system that chooses, what it chose; else empty.
     """
-    genres = sorted(clips["genre"].unique())
-    jobs = [
-        (protocol, fold)
-        for protocol, part in splits.groupby("protocol", sort=False)
-        for fold in sorted(part["fold"].unique())
-    ]
+    system, y = SYSTEMS[name], clips["genre"].to_numpy()
+    folds, todo = [], []
+    for protocol, part in splits.groupby("protocol", sort=False):
+        fold = clips["clip_id"].map(part.set_index("clip_id")["fold"]).to_numpy()
+        groups = protocols.groups(clips, protocol).to_numpy() if system.grouped else None
+        for i in sorted(part["fold"].unique()):
+            test, where = fold == i, {"system": name, "protocol": protocol, "fold": int(i)}
+            how = settings | ({"seed": settings["seed"] + int(i)} if "seed" in settings else {})
+            path = root / _fold_name(name, clips, test, groups, arrays_key, how)
+            folds.append((test, where, path))
+            if fresh or not path.is_file():
+                todo.append((system, rows, y, test, groups, how, path))
+    each(_fold, todo, jobs=jobs, desc=name, unit="fold")
+    genres = sorted(set(y))
     tables, histories = [], []
-    for protocol, fold in progress(jobs, name, unit="fold"):
-        part = splits[splits["protocol"] == protocol].set_index("clip_id")["fold"]
-        test = (clips["clip_id"].map(part) == fold).to_numpy()
-        how = settings | ({"seed": settings["seed"] + int(fold)} if "seed" in settings else {})
-        key = _fold_key(name, clips, test, arrays_key, how)
-        done = _fold(SYSTEMS[name], rows, clips["genre"].to_numpy(), test, how, root / key, fresh)
-        where = {"system": name, "protocol": protocol, "fold": int(fold)}
+    for test, where, path in folds:
+        with np.load(path) as stored:
+            done = dict(stored)
         tables.append(_predictions(clips[test], done, genres, where))
         histories.append(_history(done, where))
     predictions = pd.concat(tables).sort_values("clip_id", kind="stable")
@@ -119,39 +184,42 @@ def cross_validate(
     return predictions.reset_index(drop=True), pd.concat(histories, ignore_index=True)
 
 
-def _fold_key(
-    name: str, clips: pd.DataFrame, test: np.ndarray, arrays_key: str, settings: dict
-) -> str:
+def _fold_name(
+    name: str, clips: pd.DataFrame, test: np.ndarray, groups: np.ndarray | None, arrays_key: str,
+    settings: dict,
+) -> str:  # fmt: skip
     system = SYSTEMS[name]
-    pairs = clips[["sha256", "genre"]].to_numpy().tolist()
+    modules = [f"genre_utils.{module}" for module in (*system.modules, "models.systems")]
     key = {
         "arrays": arrays_key,
         "settings": settings,
-        "clips": pairs,
+        "clips": clips[["sha256", "genre"]].to_numpy().tolist(),
+        "groups": None if groups is None else groups.tolist(),
         "test": np.flatnonzero(test).tolist(),
-        "code": code_version(*system.modules, sys.modules[__name__]),
+        "code": digest([Path(find_spec(m).origin).read_text(encoding="utf-8") for m in modules]),
         "libraries": {library: version(library) for library in system.libraries},
     }
     return f"{name}-{digest(key)[:24]}.npz"
 
 
 def _fold(
-    system: System, rows: np.ndarray, y: np.ndarray, test: np.ndarray, settings: dict, path: Path,
-    fresh: bool,
-) -> dict[str, np.ndarray]:  # fmt: skip
-    if fresh or not path.is_file():
-        estimator = system.make(**settings).fit(rows[~test], y[~test])
-        result = {"classes": np.asarray(estimator.classes_, dtype=str)}
-        if hasattr(estimator, "predict_proba"):
-            result["proba"] = estimator.predict_proba(rows[test])
-            result["predicted"] = result["classes"][result["proba"].argmax(axis=1)]
-        else:
-            result["predicted"] = np.asarray(estimator.predict(rows[test]), dtype=str)
-        if hasattr(estimator, "history_"):
-            result["history"] = estimator.history_
-        write_atomic(path, lambda part: np.savez(part, **result))
-    with np.load(path) as stored:
-        return dict(stored)
+    system: System, rows: np.ndarray, y: np.ndarray, test: np.ndarray, groups: np.ndarray | None,
+    settings: dict, path: Path,
+) -> None:  # fmt: skip
+    """Train for one fold, test it, and keep the answers."""
+    known = {} if groups is None else {"groups": groups[~test]}
+    estimator = system.make(**settings).fit(rows[~test], y[~test], **known)
+    result = {
+        "classes": np.asarray(estimator.classes_, dtype=str),
+        "predicted": np.asarray(estimator.predict(rows[test]), dtype=str),
+    }
+    if hasattr(estimator, "predict_proba"):
+        result["proba"] = estimator.predict_proba(rows[test])
+    if hasattr(estimator, "history_"):
+        result["history"] = estimator.history_
+    if hasattr(estimator, "choice_"):
+        result["choice"] = np.array(json.dumps(estimator.choice_))
+    write_atomic(path, lambda part: np.savez(part, **result))
 
 
 def _predictions(
@@ -162,16 +230,20 @@ def _predictions(
     if "proba" in done:
         proba = pd.DataFrame(done["proba"], columns=done["classes"], index=table.index)
         for genre in genres:  # a genre absent from the training part has probability 0
-            table[f"p_{genre}"] = proba[genre].round(6) if genre in proba else 0.0
-    for i, (column, value) in enumerate(where.items()):
-        table.insert(i, column, value)
-    return table
+            table[f"p_{genre}"] = proba.get(genre, 0.0)
+    return _placed(table, where)
 
 
 def _history(done: dict[str, np.ndarray], where: dict) -> pd.DataFrame:
+    if "choice" in done:
+        return _placed(pd.DataFrame([json.loads(str(done["choice"]))]), where)
     history = done.get("history", np.empty((0, 2)))
     table = pd.DataFrame(history, columns=["loss", "accuracy"])
     table.insert(0, "epoch", np.arange(1, len(table) + 1))
+    return _placed(table, where)
+
+
+def _placed(table: pd.DataFrame, where: dict) -> pd.DataFrame:
     for i, (column, value) in enumerate(where.items()):
         table.insert(i, column, value)
     return table
