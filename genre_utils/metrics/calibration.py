@@ -1,0 +1,257 @@
+"""Do the probabilities mean what they say, and what is gained when a system may stay silent.
+
+A network trained to the end is too sure of itself: of its answers at 0.99 fewer than 99 % are
+right. Temperature scaling (Guo et al., ICML 2017) mends that with one number T: the logarithms of
+the probabilities are divided by T before the softmax. The order of a clip's genres stays, so the
+answers, and the accuracy, do too.
+
+``proba`` is [n, n_classes], ``target`` the number of each clip's class. Tables are rows of
+predictions.csv; systems without probabilities take no part, `without_probabilities` names them.
+"""
+
+import numpy as np
+import pandas as pd
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax, softmax
+from sklearn.base import BaseEstimator, ClassifierMixin, clone
+from sklearn.metrics import brier_score_loss, log_loss
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+from sklearn.utils.validation import check_is_fitted
+
+from genre_utils.errors import GenreUtilsError, UsageError
+from genre_utils.metrics.evaluate import KEY
+
+N_BINS = 15  # as in Guo et al.
+SMALLEST = 5e-7  # half of the last digit of predictions.csv, where 0 need not be 0
+BOUNDS = (0.05, 20.0)  # of T; it comes near the lower one when every answer is right
+
+
+def fit_temperature(proba: np.ndarray, target: np.ndarray) -> float:
+    """Find the T with the smallest log-loss; above 1 the probabilities were too sure.
+
+    To be honest about other clips, ``proba`` must come from models that did not train on these.
+    """
+    log_proba, rows = _log(proba), np.arange(len(target))
+
+    def loss(log_t: float) -> float:  # convex in 1 / T, so its only dip is the lowest
+        return -log_softmax(log_proba / np.exp(log_t), axis=1)[rows, target].mean()
+
+    found = minimize_scalar(loss, bounds=np.log(BOUNDS), method="bounded")
+    return float(np.exp(found.x))
+
+
+def apply_temperature(proba: np.ndarray, temperature: float) -> np.ndarray:
+    """Return the probabilities at a temperature, [n, n_classes]; at 1 they are the same."""
+    return softmax(_log(proba) / temperature, axis=1)
+
+
+def _log(proba: np.ndarray) -> np.ndarray:
+    return np.log(np.maximum(np.asarray(proba, dtype=float), SMALLEST))
+
+
+def reliability(
+    confidence: np.ndarray, right: np.ndarray, n_bins: int = N_BINS, *, adaptive: bool = False
+) -> pd.DataFrame:
+    """Compare confidence and accuracy, bin by bin.
+
+    Parameters
+    ----------
+    confidence : np.ndarray [shape=(n,)]
+        Probability of each answer.
+    right : np.ndarray [shape=(n,), dtype=bool]
+    n_bins : int
+    adaptive : bool
+        Bins of as many clips each (equal confidences stay together) instead of equal width.
+
+    Returns
+    -------
+    pd.DataFrame
+        low, high (edges; a bin holds low < confidence <= high), n, confidence (mean), accuracy; a
+        row for each bin with clips in it.
+    """
+    steps = np.linspace(0, 1, n_bins + 1)
+    edges = np.unique(np.quantile(confidence, steps)) if adaptive else steps
+    bins = np.searchsorted(edges[1:-1], confidence)
+    table = pd.DataFrame({"bin": bins, "confidence": confidence, "right": right}).groupby("bin")
+    result = table.agg(n=("right", "size"), confidence=("confidence", "mean"))
+    result["accuracy"] = table["right"].mean()
+    result.insert(0, "low", edges[result.index])
+    result.insert(1, "high", edges[np.minimum(result.index + 1, len(edges) - 1)])
+    return result.reset_index(drop=True)
+
+
+def expected_calibration_error(table: pd.DataFrame) -> float:
+    """Mean distance of accuracy and confidence over the clips of `reliability`'s bins, 0..1."""
+    gap = (table["accuracy"] - table["confidence"]).abs()
+    return float((gap * table["n"]).sum() / table["n"].sum())
+
+
+def with_probabilities(predictions: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows that have probabilities."""
+    columns = _columns(predictions)
+    return predictions.dropna(subset=columns) if columns else predictions.iloc[:0]
+
+
+def without_probabilities(predictions: pd.DataFrame) -> list[str]:
+    """Systems that gave answers only, in the order of the table."""
+    known = set(with_probabilities(predictions)["system"])
+    return [name for name in dict.fromkeys(predictions["system"]) if name not in known]
+
+
+def calibration_table(predictions: pd.DataFrame) -> pd.DataFrame:
+    """Measure every system's probabilities.
+
+    Returns
+    -------
+    pd.DataFrame
+        system, protocol, n_clips, accuracy, confidence (mean of the answers' probabilities), ece
+        (15 bins of equal width), ece_adaptive (15 of as many clips), brier (sum over the genres,
+        0..2), log_loss (natural logarithm).
+    """
+    rows = []
+    for (system, protocol), part in with_probabilities(predictions).groupby(KEY, sort=False):
+        proba, target = _arrays(part)
+        confidence, right = confidences(part)
+        kinds = (reliability(confidence, right, adaptive=adaptive) for adaptive in (False, True))
+        labels = range(proba.shape[1])
+        even = np.maximum(proba, SMALLEST)
+        even /= even.sum(axis=1, keepdims=True)
+        figures = (
+            right.mean(), confidence.mean(), *(expected_calibration_error(kind) for kind in kinds),
+            brier_score_loss(target, even, labels=labels, scale_by_half=False),
+            log_loss(target, even, labels=labels),
+        )  # fmt: skip
+        rows.append((system, protocol, len(part), *(round(float(x), 6) for x in figures)))
+    names = ["n_clips", "accuracy", "confidence", "ece", "ece_adaptive", "brier", "log_loss"]
+    return pd.DataFrame(rows, columns=[*KEY, *names])
+
+
+def confidences(predictions: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Probability of each answer, and whether it is right (bool), each shape=(n,)."""
+    proba, _ = _arrays(predictions)
+    right = predictions["y_true"] == predictions["y_pred"]
+    answer = pd.Index(_genres(predictions)).get_indexer(predictions["y_pred"])
+    return proba[np.arange(len(proba)), answer], right.to_numpy()
+
+
+def out_of_fold_temperatures(predictions: pd.DataFrame) -> pd.DataFrame:
+    """Fit each fold's T on the answers to all other clips of its protocol.
+
+    None of these clips was known to the model that answered, and no answer to the fold's own
+    clips is used. But those models did train on the fold's clips: what these taught them is in
+    the T, one number of hundreds of clips. `TemperatureScaled` avoids even that, at the cost of
+    more trainings.
+
+    Returns
+    -------
+    pd.DataFrame
+        system, protocol, fold, temperature.
+    """
+    rows = []
+    for where, part in with_probabilities(predictions).groupby(KEY, sort=False):
+        proba, target = _arrays(part)
+        fold = part["fold"].to_numpy()
+        if len(np.unique(fold)) < 2:
+            name = " under ".join(where)
+            raise GenreUtilsError(f"{name}: no second fold to fit a temperature on")
+        for i in np.unique(fold):
+            others = fold != i
+            rows.append((*where, int(i), fit_temperature(proba[others], target[others])))
+    return pd.DataFrame(rows, columns=[*KEY, "fold", "temperature"])
+
+
+def scaled(predictions: pd.DataFrame, temperatures: pd.DataFrame) -> pd.DataFrame:
+    """Apply the temperatures of `out_of_fold_temperatures` to their folds' probabilities.
+
+    Returns
+    -------
+    pd.DataFrame
+        The rows that have probabilities, in the same order; answers as they were.
+    """
+    part = with_probabilities(predictions)
+    merged = part[[*KEY, "fold"]].merge(temperatures, how="left", validate="many_to_one")
+    if merged["temperature"].isna().any():
+        raise GenreUtilsError("a fold of the predictions has no temperature; fit them on all folds")
+    proba = apply_temperature(_arrays(part)[0], merged[["temperature"]].to_numpy())
+    return part.assign(**dict(zip(_columns(part), proba.T, strict=True)))
+
+
+class TemperatureScaled(ClassifierMixin, BaseEstimator):
+    """A classifier whose T comes from its own training clips alone.
+
+    Each training clip is answered by a model that was trained without it (and without its group);
+    these answers give T. Then the classifier is trained on all. Costs ``inner_folds`` trainings
+    more, on somewhat fewer clips than the last one.
+
+    Parameters
+    ----------
+    estimator : scikit-learn classifier with ``predict_proba``
+    inner_folds : int
+    seed : int
+        Draws the inner folds.
+
+    Attributes
+    ----------
+    estimator_ : the classifier trained on all clips
+    temperature_ : float
+    classes_ : np.ndarray [shape=(n_classes,)]
+    """
+
+    def __init__(self, estimator: BaseEstimator, *, inner_folds: int = 3, seed: int = 0) -> None:
+        self.estimator = estimator
+        self.inner_folds = inner_folds
+        self.seed = seed
+
+    def fit(
+        self, X: np.ndarray, y: np.ndarray, groups: np.ndarray | None = None
+    ) -> "TemperatureScaled":
+        """Train on rows X and names y [n]; inner folds keep ``groups`` [n] (artists) whole.
+
+        Raises
+        ------
+        UsageError
+            Too few clips or groups for the inner folds.
+        """
+        self.classes_, target = np.unique(y, return_inverse=True)
+        units = len(y) if groups is None else len(np.unique(groups))
+        if not 2 <= self.inner_folds <= units:
+            raise UsageError(
+                f"inner_folds={self.inner_folds}: from 2 to the {units} groups that the training "
+                "part has"
+            )
+        kind = StratifiedKFold if groups is None else StratifiedGroupKFold
+        folds = kind(self.inner_folds, shuffle=True, random_state=self.seed)
+        proba = np.zeros((len(y), len(self.classes_)))  # a genre not trained on has 0
+        for train, test in folds.split(target, target, groups):
+            model = clone(self.estimator).fit(X[train], y[train])
+            columns = np.searchsorted(self.classes_, model.classes_)
+            proba[np.ix_(test, columns)] = model.predict_proba(X[test])
+        self.temperature_ = fit_temperature(proba, target)
+        self.estimator_ = clone(self.estimator).fit(X, y)
+        return self
+
+    def predict_proba(self, X: np.ndarray) -> np.ndarray:
+        """Return probabilities [n, n_classes] in the order of ``classes_``."""
+        check_is_fitted(self)
+        return apply_temperature(self.estimator_.predict_proba(X), self.temperature_)
+
+    def predict(self, X: np.ndarray) -> np.ndarray:
+        """Return the most probable genre of each row; T has no part in it."""
+        check_is_fitted(self)
+        return self.estimator_.predict(X)
+
+
+def _columns(table: pd.DataFrame) -> list[str]:
+    return [column for column in table if column.startswith("p_")]
+
+
+def _genres(table: pd.DataFrame) -> list[str]:
+    return [column.removeprefix("p_") for column in _columns(table)]
+
+
+def _arrays(part: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities and class numbers of rows that have them."""
+    target = pd.Index(_genres(part)).get_indexer(part["y_true"])
+    if (target < 0).any():
+        raise GenreUtilsError(f"no probabilities of {part['y_true'].iloc[(target < 0).argmax()]!r}")
+    return part[_columns(part)].to_numpy(float), target

@@ -1,0 +1,130 @@
+"""How accurate a system is when it may say "don't know" to the clips that it is least sure of.
+
+The curve of accuracy over coverage, the share of clips answered (El-Yaniv & Wiener, JMLR 11,
+2010). Confidence is the probability of the answer; a temperature hardly changes the curve, which
+asks for the order of the clips alone. Intervals come from a bootstrap over artists, in which every
+resample chooses its own threshold for the coverage asked for.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pandas as pd
+
+from genre_utils.errors import GenreUtilsError, UsageError
+from genre_utils.metrics import intervals
+from genre_utils.metrics.calibration import confidences, with_probabilities
+from genre_utils.metrics.evaluate import KEY
+
+COVERAGES = tuple(np.arange(1, 101) / 100)
+
+
+def coverage_curve(
+    predictions: pd.DataFrame, clips: pd.DataFrame, coverages: Sequence[float] = COVERAGES, *,
+    n_resamples: int = intervals.N_RESAMPLES, seed: int = 0,
+) -> pd.DataFrame:  # fmt: skip
+    """Accuracy on the most confident clips.
+
+    Parameters
+    ----------
+    predictions : pd.DataFrame
+        Rows of predictions.csv; systems without probabilities take no part.
+    clips : pd.DataFrame
+        The clip table (artists are what the bootstrap draws).
+    coverages : sequence of float
+        Shares of the clips to be answered at least, over 0 to 1.
+
+    Returns
+    -------
+    pd.DataFrame
+        system, protocol, coverage (asked for), answered (share; more where clips are equally
+        confident), threshold (clips at or above it are answered), accuracy, accuracy_lo,
+        accuracy_hi (95 %).
+    """
+    tables = []
+    for where, confidence, right, weights in _systems(predictions, clips, n_resamples, seed):
+        values, answered, right_sums = _sums(confidence, right, np.ones_like(confidence))
+        places = _places(answered, coverages)
+        accuracy = right_sums[places] / answered[places]
+        drawn = np.array([_accuracies(confidence, right, w, coverages) for w in weights])
+        ends = [
+            intervals.percentile(column, estimate=found)
+            for column, found in zip(drawn.T, accuracy, strict=True)
+        ]
+        low, high = np.array(ends).T
+        columns = {
+            "coverage": coverages, "answered": answered[places] / answered[-1],
+            "threshold": values[places], "accuracy": accuracy,
+            "accuracy_lo": low, "accuracy_hi": high,
+        }  # fmt: skip
+        table = pd.DataFrame(columns).round(6)
+        tables.append(pd.DataFrame(where, index=table.index).join(table))
+    names = [*KEY, "coverage", "answered", "threshold", "accuracy", "accuracy_lo", "accuracy_hi"]
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=names)
+
+
+def coverage_area(
+    predictions: pd.DataFrame, clips: pd.DataFrame, *,
+    n_resamples: int = intervals.N_RESAMPLES, seed: int = 0,
+) -> pd.DataFrame:  # fmt: skip
+    """Area under each curve: the mean accuracy over all coverages, 0.01 to 1.
+
+    It can be told from the accuracy itself how much is gained by keeping silent: a system whose
+    confidence says nothing has an area equal to its accuracy.
+
+    Returns
+    -------
+    pd.DataFrame
+        system, protocol, accuracy (of all clips), area, area_lo, area_hi (95 %).
+    """
+    rows = []
+    for where, confidence, right, weights in _systems(predictions, clips, n_resamples, seed):
+        one = np.ones_like(confidence)
+        area = _accuracies(confidence, right, one, COVERAGES).mean()
+        drawn = [_accuracies(confidence, right, w, COVERAGES).mean() for w in weights]
+        ends = intervals.percentile(np.array(drawn), estimate=area)
+        rows.append((*where.values(), *(round(float(x), 6) for x in (right.mean(), area, *ends))))
+    return pd.DataFrame(rows, columns=[*KEY, "accuracy", "area", "area_lo", "area_hi"])
+
+
+def _systems(
+    predictions: pd.DataFrame, clips: pd.DataFrame, n_resamples: int, seed: int
+) -> Iterator[tuple[dict[str, str], np.ndarray, np.ndarray, Iterator[np.ndarray]]]:
+    """Each system and protocol: clips from the most confident on, and resamples' weights."""
+    clusters = intervals.artist_clusters(clips)
+    for where, part in with_probabilities(predictions).groupby(KEY, sort=False):
+        of_clip = part["clip_id"].map(clusters)
+        if of_clip.isna().any():
+            lost = part.loc[of_clip.isna(), "clip_id"].iloc[0]
+            raise GenreUtilsError(f"clip {lost!r} of the predictions is not in the clip table")
+        confidence, right = confidences(part)
+        order = np.argsort(-confidence, kind="stable")
+        names, cluster = np.unique(of_clip.to_numpy(dtype=str)[order], return_inverse=True)
+        drawn = intervals.draw(len(names), n_resamples, seed)
+        weights = (row[cluster] for row in drawn)
+        yield dict(zip(KEY, where, strict=True)), confidence[order], right[order], weights
+
+
+def _accuracies(
+    confidence: np.ndarray, right: np.ndarray, weights: np.ndarray, coverages: Sequence[float]
+) -> np.ndarray:
+    """Accuracy at each coverage of clips that count ``weights`` times."""
+    _, answered, right_sums = _sums(confidence, right, weights)
+    places = _places(answered, coverages)
+    return right_sums[places] / answered[places]
+
+
+def _sums(
+    confidence: np.ndarray, right: np.ndarray, weights: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Every threshold, falling, with the clips and the right ones at or above it."""
+    last = np.append(np.flatnonzero(np.diff(confidence)), len(confidence) - 1)
+    return confidence[last], np.cumsum(weights)[last], np.cumsum(weights * right)[last]
+
+
+def _places(answered: np.ndarray, coverages: Sequence[float]) -> np.ndarray:
+    """Where the thresholds are that answer these shares, or just more; rounding aside."""
+    coverages = np.asarray(coverages, dtype=float)
+    if not ((coverages > 0) & (coverages <= 1)).all():
+        raise UsageError("coverages are shares of the clips: over 0, up to 1")
+    return np.searchsorted(answered, coverages * answered[-1] - 1e-9)

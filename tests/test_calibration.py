@@ -1,0 +1,312 @@
+"""Calibration and abstention on probabilities whose truth is known."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.special import softmax
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.linear_model import LogisticRegression
+
+from genre_utils.errors import GenreUtilsError, UsageError
+from genre_utils.metrics import calibration, coverage
+
+GENRES = ["Classical", "Jazz", "World"]
+N = 6000
+
+
+def _drawn(factor=1.0, n=N, seed=0):
+    """Logits, probabilities made over-confident by ``factor``, and classes drawn from the truth."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(0, 1.5, (n, len(GENRES)))
+    edges = softmax(logits, axis=1).cumsum(axis=1)
+    target = (rng.random((n, 1)) > edges).sum(axis=1)
+    return softmax(factor * logits, axis=1), target
+
+
+def _predictions(proba, target, n_folds=5, system="cnn-mel", protocol="random"):
+    names = np.array(GENRES)
+    table = pd.DataFrame(
+        {
+            "system": system, "protocol": protocol, "fold": np.arange(len(proba)) % n_folds,
+            "clip_id": [f"c{i:05}" for i in range(len(proba))],
+            "y_true": names[target], "y_pred": names[proba.argmax(axis=1)],
+        }
+    )  # fmt: skip
+    return table.assign(**{f"p_{genre}": proba[:, i] for i, genre in enumerate(GENRES)})
+
+
+def _clips(predictions, artists):
+    about = {"album": "", "track": "", "status": "ok", "artist": artists}
+    return predictions[["clip_id"]].drop_duplicates().assign(**about)
+
+
+@pytest.mark.parametrize("factor", [0.5, 1.0, 3.0])
+def test_temperature_is_the_known_factor(factor):
+    proba, target = _drawn(factor)
+    assert calibration.fit_temperature(proba, target) == pytest.approx(factor, rel=0.06)
+
+
+def test_temperature_is_where_the_loss_is_smallest():
+    proba, target = _drawn(2.0, n=300)
+    found = calibration.fit_temperature(proba, target)
+    losses = {
+        t: -np.log(calibration.apply_temperature(proba, t)[np.arange(300), target]).mean()
+        for t in [found, *np.geomspace(0.1, 10, 401)]
+    }
+    assert losses[found] <= min(losses.values()) + 1e-7
+
+
+def test_applied_temperature_against_the_power_form():
+    proba, _ = _drawn(n=50)
+    power = proba ** (1 / 2.5)
+    expected = power / power.sum(axis=1, keepdims=True)
+    assert calibration.apply_temperature(proba, 2.5) == pytest.approx(expected)
+    assert calibration.apply_temperature(proba, 1.0) == pytest.approx(proba)
+
+
+def test_temperature_changes_no_answer_and_survives_zeros():
+    proba = np.array([[1.0, 0, 0], [0, 0.2, 0.8], [0.1, 0.9, 0]])
+    for t in (0.1, 1, 10):
+        after = calibration.apply_temperature(proba, t)
+        assert np.isfinite(after).all()
+        assert after.argmax(axis=1).tolist() == [0, 2, 1]
+        assert after.sum(axis=1) == pytest.approx(1)
+    assert np.isfinite(calibration.fit_temperature(proba, np.array([1, 2, 1])))
+
+
+def test_all_answers_right_come_near_the_lower_bound():
+    proba = np.full((30, 3), 0.1)
+    proba[:, 1] = 0.8
+    low = calibration.BOUNDS[0]
+    assert low <= calibration.fit_temperature(proba, np.ones(30, int)) < 1.2 * low
+
+
+@pytest.mark.parametrize("adaptive", [False, True])
+def test_calibrated_probabilities_have_a_small_error_and_others_do_not(adaptive):
+    def ece(factor):
+        predictions = _predictions(*_drawn(factor, n=20_000))
+        table = calibration.reliability(*calibration.confidences(predictions), adaptive=adaptive)
+        assert table["n"].sum() == 20_000
+        return calibration.expected_calibration_error(table)
+
+    assert ece(1.0) < 0.02
+    assert ece(3.0) > 0.1
+
+
+def test_reliability_of_a_hand_made_table():
+    confidence = np.array([0.5, 0.45, 0.9, 0.95, 1.0])
+    right = np.array([True, False, True, True, False])
+    table = calibration.reliability(confidence, right, 2)
+    assert table.to_numpy().tolist() == [
+        [0.0, 0.5, 2, pytest.approx(0.475), 0.5],
+        [0.5, 1.0, 3, pytest.approx(0.95), pytest.approx(2 / 3)],
+    ]
+    expected = 2 / 5 * 0.025 + 3 / 5 * (0.95 - 2 / 3)
+    assert calibration.expected_calibration_error(table) == pytest.approx(expected)
+
+
+def test_adaptive_bins_hold_as_many_clips_and_keep_equal_ones_together():
+    confidence = np.concatenate([np.linspace(0.34, 0.9, 100), np.ones(50)])
+    table = calibration.reliability(confidence, np.ones(150, bool), 15, adaptive=True)
+    assert table["n"].tolist()[:9] == [10] * 9
+    assert table["n"].iloc[-1] >= 50
+    shuffled = np.random.default_rng(0).permutation(150)
+    again = calibration.reliability(confidence[shuffled], np.ones(150, bool), 15, adaptive=True)
+    pd.testing.assert_frame_equal(table, again)
+
+
+def test_the_table_against_plain_formulas():
+    proba, target = _drawn(2.0, n=400)
+    row = calibration.calibration_table(_predictions(proba, target)).iloc[0]
+    own = proba[np.arange(400), target]
+    assert row["log_loss"] == pytest.approx(-np.log(own).mean(), abs=1e-4)
+    square = ((proba - np.eye(3)[target]) ** 2).sum(axis=1).mean()
+    assert row["brier"] == pytest.approx(square, abs=1e-4)
+    assert row["accuracy"] == pytest.approx((proba.argmax(axis=1) == target).mean(), abs=1e-6)
+    assert row["confidence"] == pytest.approx(proba.max(axis=1).mean(), abs=1e-6)
+
+
+def test_systems_without_probabilities_are_named_and_left_out():
+    with_p = _predictions(*_drawn(n=60))
+    without = with_p.drop(columns=[f"p_{genre}" for genre in GENRES]).assign(system="svm-mfcc")
+    both = pd.concat([without, with_p], ignore_index=True)
+    assert calibration.without_probabilities(both) == ["svm-mfcc"]
+    assert calibration.without_probabilities(without) == ["svm-mfcc"]
+    assert calibration.calibration_table(both)["system"].tolist() == ["cnn-mel"]
+    clips = _clips(with_p, [f"a{i % 9}" for i in range(60)])
+    curve = coverage.coverage_curve(both, clips, (0.5,), n_resamples=20)
+    assert curve["system"].tolist() == ["cnn-mel"]
+    assert coverage.coverage_curve(without, clips, n_resamples=20).empty
+
+
+def test_out_of_fold_temperature_is_of_the_other_folds():
+    proba, target = _drawn(2.0)
+    predictions = _predictions(proba, target)
+    found = calibration.out_of_fold_temperatures(predictions).set_index("fold")["temperature"]
+    others = predictions["fold"].to_numpy() != 3
+    assert found[3] == pytest.approx(calibration.fit_temperature(proba[others], target[others]))
+    # Wrong labels in fold 3, planted: its own T does not move, all others do.
+    spoiled = predictions.copy()
+    spoiled.loc[~others, "y_true"] = "World"
+    after = calibration.out_of_fold_temperatures(spoiled).set_index("fold")["temperature"]
+    assert after[3] == found[3]
+    assert (after.drop(3) > found.drop(3) + 0.05).all()
+
+
+def test_scaled_predictions_are_calibrated_and_answer_alike():
+    predictions = _predictions(*_drawn(3.0)).sample(frac=1, random_state=0)
+    after = calibration.scaled(predictions, calibration.out_of_fold_temperatures(predictions))
+    assert after["y_pred"].tolist() == predictions["y_pred"].tolist()
+    assert after["clip_id"].tolist() == predictions["clip_id"].tolist()
+    before, mended = (calibration.calibration_table(t).iloc[0] for t in (predictions, after))
+    assert mended["ece"] < 0.02 < 0.1 < before["ece"]
+    assert mended["log_loss"] < before["log_loss"]
+    with pytest.raises(GenreUtilsError, match="no temperature"):
+        calibration.scaled(
+            predictions, calibration.out_of_fold_temperatures(predictions).query("fold != 2")
+        )
+
+
+def test_one_fold_alone_is_refused():
+    with pytest.raises(GenreUtilsError, match="cnn-mel under random: no second fold"):
+        calibration.out_of_fold_temperatures(_predictions(*_drawn(n=30), n_folds=1))
+
+
+class _Memory(ClassifierMixin, BaseEstimator):
+    """Sure of what it has met, and of nothing else: where it trained it looks perfect."""
+
+    seen = ()
+
+    def fit(self, X, y):
+        _Memory.seen = (*_Memory.seen, set(X[:, 0].astype(int)))
+        self.classes_, target = np.unique(y, return_inverse=True)
+        self.known_ = dict(zip(X[:, 0], target, strict=True))
+        return self
+
+    def predict_proba(self, X):
+        best = [self.known_.get(x, 0) for x in X[:, 0]]
+        return np.where(np.eye(len(self.classes_))[best] > 0, 0.98, 0.02 / 2)
+
+    def predict(self, X):
+        return self.classes_[self.predict_proba(X).argmax(axis=1)]
+
+
+def test_inner_answers_come_from_models_without_the_clip_and_its_artist():
+    rng = np.random.default_rng(0)
+    X, y = np.arange(90.0)[:, None], np.repeat(GENRES, 30)
+    artists = np.repeat(np.arange(30), 3)
+    _Memory.seen = ()
+    model = calibration.TemperatureScaled(_Memory(), inner_folds=3)
+    model.fit(X, rng.permutation(y), artists)
+    # A memory is right by chance on what it has not met; in-sample answers would give T < 1.
+    assert model.temperature_ > 4
+    *inner, last = _Memory.seen
+    assert last == set(range(90)) and len(inner) == 3
+    for trained in inner:
+        held_out = set(range(90)) - trained
+        assert not {i // 3 for i in held_out} & {i // 3 for i in trained}
+    assert model.predict_proba(X).max() < 0.98
+    assert model.predict(X).tolist() == model.estimator_.predict(X).tolist()
+
+
+def test_the_wrapper_mends_an_over_confident_classifier():
+    rng = np.random.default_rng(1)
+    y = np.repeat(GENRES, 60)
+    X = rng.normal(0, 1, (180, 40)) + 0.6 * np.eye(3).repeat(60, axis=0) @ np.eye(3, 40)
+    new = rng.normal(0, 1, (180, 40)) + 0.6 * np.eye(3).repeat(60, axis=0) @ np.eye(3, 40)
+    raw = LogisticRegression(C=1e6, max_iter=5000).fit(X, y)
+    model = calibration.TemperatureScaled(LogisticRegression(C=1e6, max_iter=5000)).fit(X, y)
+    assert model.classes_.tolist() == GENRES
+    target = np.repeat(range(3), 60)
+    loss = [-np.log(m.predict_proba(new)[range(180), target]).mean() for m in (raw, model)]
+    assert loss[1] < loss[0]
+    assert (model.predict(new) == raw.predict(new)).all()
+
+
+@pytest.mark.parametrize("inner_folds", [1, 4])
+def test_too_few_groups_are_refused(inner_folds):
+    model = calibration.TemperatureScaled(LogisticRegression(), inner_folds=inner_folds)
+    with pytest.raises(UsageError, match="3 groups"):
+        model.fit(np.eye(9), np.tile(GENRES, 3), np.repeat([1, 2, 3], 3))
+
+
+def _hand_made():
+    confidence = np.array([0.9, 0.8, 0.8, 0.7, 0.6])
+    target = np.array([0, 0, 1, 0, 1])  # right, right, wrong, right, wrong
+    rest = (1 - confidence) / 2
+    return _predictions(np.stack([confidence, rest, rest], axis=1), target)
+
+
+def test_the_coverage_curve_of_a_hand_made_table():
+    predictions = _hand_made().sample(frac=1, random_state=3)
+    clips = _clips(predictions, list("abcde"))
+    curve = coverage.coverage_curve(predictions, clips, (0.2, 0.3, 0.6, 0.8, 1.0), n_resamples=50)
+    assert curve["threshold"].tolist() == [0.9, 0.8, 0.8, 0.7, 0.6]
+    assert curve["answered"].tolist() == [0.2, 0.6, 0.6, 0.8, 1.0]
+    assert curve["accuracy"].tolist() == pytest.approx([1, 2 / 3, 2 / 3, 3 / 4, 3 / 5], abs=1e-6)
+    area = coverage.coverage_area(predictions, clips, n_resamples=50).iloc[0]
+    assert area["area"] == pytest.approx((20 * 1 + 40 * 2 / 3 + 20 * 3 / 4 + 20 * 3 / 5) / 100)
+    assert area["accuracy"] == 0.6
+
+
+def test_a_resample_counts_like_repeated_clips():
+    predictions = _hand_made()
+    confidence, right = calibration.confidences(predictions)
+    times = np.array([0, 2, 1, 3, 1])
+    counted = coverage._accuracies(confidence, right, times.astype(float), coverage.COVERAGES)
+    written = predictions.loc[predictions.index.repeat(times)].reset_index(drop=True)
+    written["clip_id"] = [f"r{i}" for i in written.index]
+    clips = _clips(written, list("abcdefg"))
+    curve = coverage.coverage_curve(written, clips, n_resamples=5)
+    assert counted == pytest.approx(curve["accuracy"].to_numpy(), abs=1e-6)
+
+
+def test_keeping_silent_pays_where_confidence_means_something():
+    proba, target = _drawn(n=1500)
+    predictions = _predictions(proba, target)
+    clips = _clips(predictions, [f"a{i % 60}" for i in range(1500)])
+    good = coverage.coverage_curve(predictions, clips, (0.3, 1.0), n_resamples=200)
+    assert good["accuracy_lo"][0] > good["accuracy_hi"][1]
+    assert (good["accuracy_lo"] <= good["accuracy"]).all()
+    assert (good["accuracy"] <= good["accuracy_hi"]).all()
+    # Confidences dealt out anew, answers as they were: nothing is gained.
+    rng = np.random.default_rng(0)
+    empty = predictions.copy()
+    sure = rng.uniform(0.5, 1, 1500)
+    answers = pd.Index(GENRES).get_indexer(empty["y_pred"])
+    for i, genre in enumerate(GENRES):
+        empty[f"p_{genre}"] = np.where(answers == i, sure, (1 - sure) / 2)
+    areas = coverage.coverage_area(pd.concat([predictions, empty.assign(system="x")]), clips,
+                                   n_resamples=100)  # fmt: skip
+    assert areas["area"][0] > areas["accuracy"][0] + 0.1
+    assert areas["area_lo"][1] < areas["accuracy"][1] < areas["area_hi"][1]
+
+
+def test_the_interval_covers_the_truth_about_as_often_as_it_says():
+    inside = 0
+    for seed in range(60):
+        proba, target = _drawn(n=400, seed=seed)
+        predictions = _predictions(proba, target)
+        clips = _clips(predictions, [f"a{i % 50}" for i in range(400)])
+        curve = coverage.coverage_curve(predictions, clips, (0.5,), n_resamples=200, seed=seed)
+        low, high = curve.loc[0, ["accuracy_lo", "accuracy_hi"]]
+        inside += low <= TRUTH <= high
+    assert inside >= 52  # of 60; with 95 % coverage fewer than that has a chance of 1 in 200
+
+
+def _truth():
+    proba, _ = _drawn(n=200_000, seed=99)
+    sure = np.sort(proba.max(axis=1))[::-1]
+    return sure[:100_000].mean()  # of calibrated probabilities the mean is the accuracy
+
+
+TRUTH = _truth()
+
+
+def test_clips_not_in_the_table_and_wrong_coverages_are_refused():
+    predictions = _hand_made()
+    clips = _clips(predictions, list("abcde"))
+    with pytest.raises(GenreUtilsError, match="'c00000'"):
+        coverage.coverage_curve(predictions, clips.iloc[1:], n_resamples=5)
+    with pytest.raises(UsageError, match="over 0, up to 1"):
+        coverage.coverage_curve(predictions, clips, (0.0,), n_resamples=5)
