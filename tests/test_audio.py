@@ -157,6 +157,17 @@ def test_load_clip_decodes_and_cuts(tmp_path):
     assert np.allclose(y, audio.cut(audio.decode(path), offset=1))
 
 
+@pytest.mark.parametrize("kind", [*LOSSLESS, *LOSSY])
+@pytest.mark.parametrize("sr", [SR, 44100])
+def test_what_is_not_needed_is_not_decoded_and_changes_nothing(tmp_path, kind, sr):
+    y = np.random.default_rng(0).uniform(-0.5, 0.5, 6 * sr)
+    path = write(tmp_path / f"a.{kind}", y, sr)
+    whole, part = audio.decode(path), audio.decode(path, duration=3)
+    assert len(part) == 3 * SR
+    assert np.allclose(part, whole[: 3 * SR], rtol=0, atol=1e-6)
+    assert len(audio.decode(path, duration=9)) == len(whole)
+
+
 # Refusing. Each maker leaves a file that cannot be used.
 
 

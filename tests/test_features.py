@@ -12,7 +12,7 @@ import soundfile
 
 from genre_utils import paper
 from genre_utils.errors import GenreUtilsError, UsageError
-from genre_utils.extraction import features
+from genre_utils.extraction import batch, features, filters
 from genre_utils.store import file_digest
 
 SR = 16000
@@ -153,6 +153,63 @@ def test_svm_frames_use_the_first_ten_seconds_only(y):
     assert np.array_equal(features.svm_frames(other), features.svm_frames(y))
 
 
+def svm_frames_of_librosa(y):
+    """What `librosa.feature.melspectrogram`, mfcc and rms say of a piece."""
+    p = paper.SVM
+    how = {"hop_length": p["hop_length"], "center": False}
+    mel = librosa.feature.melspectrogram(
+        y=y, sr=SR, n_fft=p["n_fft"], window=p["window"], n_mels=p["n_mels"], **how
+    )
+    rms = librosa.feature.rms(y=y, frame_length=p["n_fft"], **how)
+    cepstrum = librosa.feature.mfcc(S=librosa.power_to_db(mel), n_mfcc=p["n_mfcc"])
+    return np.vstack([cepstrum, 20 * np.log10(np.maximum(rms, 1e-5))])
+
+
+def test_long_svm_frames_are_those_of_pieces_of_ten_seconds(y):
+    fading = y * np.linspace(1, 0, len(y), dtype=np.float32) ** 8  # the floor differs by piece
+    starts = (0, 123 * 1280, 2 * 123 * 1280)
+    pieces = [svm_frames_of_librosa(fading[start:][: 10 * SR]) for start in starts]
+    ours = features.svm_frames_long(fading)
+    assert ours.dtype == np.float32
+    assert ours.shape == (14, 248)
+    assert np.allclose(ours, np.hstack(pieces), atol=1e-3)
+    assert np.array_equal(ours[:, :123], features.svm_frames(fading))
+    whole = svm_frames_of_librosa(fading)
+    assert np.abs(whole - ours).max() > 1
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_features_are_librosa_s_to_its_last_digits(seed):
+    y = music(20, seed)
+    mel = librosa.power_to_db(librosa.feature.melspectrogram(y=y, **paper.MEL), ref=np.max)
+    assert np.allclose(features.mel_spectrogram(y), mel, rtol=0, atol=1e-4)
+    assert np.allclose(features.mfcc(y), librosa.feature.mfcc(y=y, **paper.MFCC), rtol=0, atol=1e-3)
+    chroma = librosa.feature.chroma_stft(y=y, **paper.CHROMA)
+    assert np.allclose(features.chromagram(y), chroma, rtol=0, atol=1e-5)
+
+
+def test_what_features_share_is_what_each_makes_alone(y):
+    names = list(features.EXTRACTORS)
+    for wanted in (names, *([name] for name in names)):
+        made = features.extract(y, wanted, mel_scale="power")
+        assert set(wanted) <= set(made)
+        for name in wanted:
+            extra = {"scale": "power"} if name == "mel" else {}
+            assert np.array_equal(made[name], features.EXTRACTORS[name](y, **extra)), name
+
+
+def test_filter_banks_are_librosa_s_and_made_once():
+    bank = filters.mel(SR, 2048, 216, 8000)
+    assert np.array_equal(bank.toarray(), librosa.filters.mel(sr=SR, n_fft=2048, n_mels=216))
+    assert filters.mel(SR, 2048, 216, 8000) is bank
+    chroma = filters.chroma(SR, 1024, 32, 0.25)
+    assert np.array_equal(
+        chroma, librosa.filters.chroma(sr=SR, n_fft=1024, n_chroma=32, tuning=0.25)
+    )
+    assert filters.chroma(SR, 1024, 32, 0.25) is chroma
+    assert not np.array_equal(filters.chroma(SR, 1024, 32, -0.25), chroma)
+
+
 def test_svm_level_of_digital_silence_is_minus_100_db(y):
     quiet = np.concatenate([np.zeros(SR, np.float32), y])
     level = features.svm_frames(quiet)[13]
@@ -269,7 +326,8 @@ def test_extraction_stores_every_feature_of_every_clip(tmp_path, files):
     paths, ids = files
     targets, done = extract(tmp_path, paths, ids)
     assert done == len(ids)
-    shapes = dict(paper.SHAPES) | {"svm": (14, 123)}
+    shapes = dict(paper.SHAPES) | {"svm": (14, 123), "svm-long": (14, 248)}
+    assert set(targets) == set(shapes)
     for name, shape in shapes.items():
         rows = targets[name].load(ids)
         assert rows.shape == (len(ids), *shape)
@@ -316,7 +374,7 @@ def test_other_parameters_have_stores_of_their_own(tmp_path, files, changed):
     second, done = extract(tmp_path, paths[:1], ids[:1], **changed)
     assert done == 1
     same = {name for name in first if first[name].folder == second[name].folder}
-    assert same == ({"mfcc", "chroma", "svm"} if "mel_scale" in changed else set())
+    assert same == (set(first) - {"mel"} if "mel_scale" in changed else set())
     assert not np.array_equal(first["mel"].load(ids[:1]), second["mel"].load(ids[:1]))
 
 
@@ -329,7 +387,7 @@ def test_one_clip_given_twice_is_stored_once(tmp_path, files):
 
 def test_two_workers_store_what_one_stores(tmp_path, files, monkeypatch):
     paths, ids = files
-    monkeypatch.setattr(features, "CHUNK", 2)
+    monkeypatch.setattr(batch, "CHUNK", 2)
     one, _ = extract(tmp_path / "one", paths, ids, jobs=1)
     two, done = extract(tmp_path / "two", paths, ids, jobs=2)
     assert done == len(ids)
@@ -348,7 +406,7 @@ def test_forced_stores_are_empty_again(tmp_path, files):
 def test_stores_take_the_arguments_that_extraction_takes():
     ours = set(inspect.signature(features.extract_all).parameters) - {"files", "ids", "targets"}
     assert (
-        ours - {"jobs"}
+        ours - {"jobs", "scheduler"}
         == set(HOW)
         == set(inspect.signature(features.stores).parameters)
         - {

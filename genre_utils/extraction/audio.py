@@ -26,8 +26,8 @@ class AudioError(GenreUtilsError):
         return type(self), (self.path, self.reason)
 
 
-def decode(path: str | Path, sr: int = SAMPLE_RATE) -> np.ndarray:
-    """Read a whole file as one channel.
+def decode(path: str | Path, sr: int = SAMPLE_RATE, duration: float | None = None) -> np.ndarray:
+    """Read a file as one channel, the whole or the first ``duration`` seconds.
 
     Parameters
     ----------
@@ -35,10 +35,13 @@ def decode(path: str | Path, sr: int = SAMPLE_RATE) -> np.ndarray:
         Anything libsndfile decodes: wav, flac, ogg, mp3, au, aiff and others.
     sr : int
         Sampling rate of the result in Hz; the channels are averaged, then resampled (soxr).
+    duration : float, optional
+        How much is needed; what lies behind is neither decoded nor checked.
 
     Returns
     -------
     np.ndarray [shape=(n,), dtype=float32]
+        With ``duration`` not longer than that.
 
     Raises
     ------
@@ -53,9 +56,7 @@ def decode(path: str | Path, sr: int = SAMPLE_RATE) -> np.ndarray:
     if not content:
         raise AudioError(path, "empty file")
     try:
-        with quiet_stderr():  # the mp3 decoder's remarks on damaged frames
-            # From memory: by the content alone, whatever the name's extension says.
-            y, native_sr = soundfile.read(io.BytesIO(content), dtype="float32", always_2d=True)
+        y, native_sr = _read(content, duration)
     except soundfile.LibsndfileError as error:
         unknown = error.code == 7  # "file does not exist": of memory it cannot be true
         reason = "Format not recognised" if unknown else error.error_string.rstrip(".")
@@ -64,8 +65,20 @@ def decode(path: str | Path, sr: int = SAMPLE_RATE) -> np.ndarray:
         raise AudioError(path, "cannot be decoded: no samples in it")
     if not np.isfinite(y).all():
         raise AudioError(path, "cannot be decoded: samples that are not finite")
-    y = y.mean(axis=1, dtype=np.float64).astype(np.float32)
-    return librosa.resample(y, orig_sr=native_sr, target_sr=sr) if native_sr != sr else y
+    y = y[:, 0] if y.shape[1] == 1 else y.mean(axis=1, dtype=np.float64).astype(np.float32)
+    if native_sr != sr:
+        y = librosa.resample(y, orig_sr=native_sr, target_sr=sr)
+    return y if duration is None else y[: round(duration * sr)]
+
+
+def _read(content: bytes, duration: float | None) -> tuple[np.ndarray, int]:
+    """Return samples [shape=(n, channels), dtype=float32] and their rate in Hz."""
+    # quiet: the mp3 decoder's remarks on damaged frames. From memory: by the content alone,
+    # whatever the name's extension says.
+    with quiet_stderr(), soundfile.SoundFile(io.BytesIO(content)) as file:
+        # A second more than asked for: the resampling filter looks ahead.
+        frames = -1 if duration is None else round((duration + 1) * file.samplerate)
+        return file.read(frames, dtype="float32", always_2d=True), file.samplerate
 
 
 def cut(
@@ -112,8 +125,10 @@ def cut(
     return (y / peak).astype(np.float32)
 
 
-def load_clip(path: str | Path, **how: float | str) -> np.ndarray:
-    """Decode a file and `cut` it; ``how`` are `cut`'s arguments.
+def load_clip(
+    path: str | Path, *, offset: float = 0.0, duration: float = 20.0, **how: float | str
+) -> np.ndarray:
+    """Decode what is needed of a file and `cut` it; ``how`` are `cut`'s other arguments.
 
     Returns
     -------
@@ -124,9 +139,9 @@ def load_clip(path: str | Path, **how: float | str) -> np.ndarray:
     AudioError
         As `decode`; or the part asked for is too short or silent.
     """
-    y = decode(path)
+    y = decode(path, duration=offset + duration)
     try:
-        return cut(y, **how)
+        return cut(y, offset=offset, duration=duration, **how)
     except ValueError as error:
         raise AudioError(path, str(error)) from None
 

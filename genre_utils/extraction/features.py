@@ -1,27 +1,25 @@
 """The paper's audio features (section 2.2), the SVM's frames (2.5), and features as images."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from types import MappingProxyType
 
-import joblib
 import librosa
 import matplotlib
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from genre_utils import paper
-from genre_utils.errors import GenreUtilsError, UsageError
-from genre_utils.extraction import audio
-from genre_utils.progress import progress
+from genre_utils.errors import UsageError
+from genre_utils.extraction import audio, filters
+from genre_utils.extraction.batch import extract_lacking
 from genre_utils.store import Store, code_version
 
 MEL_SCALES = ("db", "amplitude", "power")
 CHANNELS = ("repeat", "colormap")
 TOP_DB = 80.0
-CHUNK = 16  # clips a worker extracts between two writes
 
 
 def mel_spectrogram(y: np.ndarray, *, scale: str = "db") -> np.ndarray:
@@ -38,12 +36,13 @@ def mel_spectrogram(y: np.ndarray, *, scale: str = "db") -> np.ndarray:
     -------
     np.ndarray [shape=(216, 1 + n // 512), dtype=float32]
     """
-    power = 1.0 if scale == "amplitude" else 2.0
-    mel = librosa.feature.melspectrogram(y=y, **paper.MEL, power=power)
+    if scale not in MEL_SCALES:
+        raise UsageError(f"unknown mel scale {scale!r}: one of {', '.join(MEL_SCALES)}")
+    p = paper.MEL
+    spectrum = _spectrum(y, p, power=1 if scale == "amplitude" else 2)
+    mel = filters.mel(p["sr"], p["n_fft"], p["n_mels"], p["fmax"]) @ spectrum
     if scale == "db":
         mel = librosa.power_to_db(mel, ref=np.max, top_db=TOP_DB)
-    elif scale not in MEL_SCALES:
-        raise UsageError(f"unknown mel scale {scale!r}: one of {', '.join(MEL_SCALES)}")
     return mel.astype(np.float32)
 
 
@@ -52,12 +51,12 @@ def mfcc(y: np.ndarray) -> np.ndarray:
 
     The number of mel bands under the DCT is not clear in the paper; librosa's 128 is taken.
     """
-    return librosa.feature.mfcc(y=y, **paper.MFCC).astype(np.float32)
+    return _mfcc(_spectrum(y, paper.MFCC))
 
 
 def chromagram(y: np.ndarray) -> np.ndarray:
     """Chromagram with the paper's parameters (section 2.2.2), shape=(32, 1 + n // 2048), 0..1."""
-    return librosa.feature.chroma_stft(y=y, **paper.CHROMA).astype(np.float32)
+    return _chromagram(_spectrum(y, paper.CHROMA))
 
 
 def svm_frames(y: np.ndarray) -> np.ndarray:
@@ -70,21 +69,90 @@ def svm_frames(y: np.ndarray) -> np.ndarray:
     np.ndarray [shape=(14, t), dtype=float32]
         Rows 0-12: MFCC; row 13: the frame's RMS in dB re full scale, not under -100.
     """
+    return svm_frames_long(y[: round(paper.SVM["duration"] * audio.SAMPLE_RATE)])
+
+
+def svm_frames_long(y: np.ndarray) -> np.ndarray:
+    """Frames as `svm_frames` makes them, of the whole signal: what the fair SVM sees.
+
+    Returns
+    -------
+    np.ndarray [shape=(14, t), dtype=float32]
+        t = 248 for 20 s; the first 123 are `svm_frames`.
+    """
     p = paper.SVM
-    y = y[: round(p["duration"] * audio.SAMPLE_RATE)]
-    frame = dict(hop_length=p["hop_length"], center=False)
-    mel = librosa.feature.melspectrogram(
-        y=y, sr=audio.SAMPLE_RATE, n_fft=p["n_fft"], window=p["window"], n_mels=p["n_mels"], **frame
+    mel_bank = filters.mel(audio.SAMPLE_RATE, p["n_fft"], p["n_mels"])
+    mel = mel_bank @ _spectrum(y, p, center=False)
+    # Only the floor of -80 dB is relative: to the loudest frame of each 10 s.
+    ten_seconds = _first_ten_seconds()
+    pieces = [mel[:, i : i + ten_seconds] for i in range(0, mel.shape[1], ten_seconds)]
+    level = np.hstack([librosa.power_to_db(piece) for piece in pieces])
+    cepstrum = librosa.feature.mfcc(S=level, n_mfcc=p["n_mfcc"])
+    rms = librosa.feature.rms(
+        y=y, frame_length=p["n_fft"], hop_length=p["hop_length"], center=False
     )
-    cepstrum = librosa.feature.mfcc(S=librosa.power_to_db(mel), n_mfcc=p["n_mfcc"])
-    rms = librosa.feature.rms(y=y, frame_length=p["n_fft"], **frame)
-    level = 20 * np.log10(np.maximum(rms, 1e-5))
-    return np.vstack([cepstrum, level]).astype(np.float32)
+    return np.vstack([cepstrum, 20 * np.log10(np.maximum(rms, 1e-5))]).astype(np.float32)
+
+
+def _first_ten_seconds() -> int:
+    """Return how many frames `svm_frames` has, the SVM's frames lying wholly inside its 10 s."""
+    p = paper.SVM
+    return 1 + (round(p["duration"] * audio.SAMPLE_RATE) - p["n_fft"]) // p["hop_length"]
+
+
+def _spectrum(y: np.ndarray, p: Mapping, *, power: int = 2, center: bool = True) -> np.ndarray:
+    """|STFT| ** power, shape=(1 + n_fft // 2, t), float32 of transforms in double precision."""
+    stft = librosa.stft(
+        y, n_fft=p["n_fft"], hop_length=p["hop_length"], window=p["window"], center=center
+    )
+    return np.abs(stft) ** power
+
+
+def _mfcc(power: np.ndarray) -> np.ndarray:
+    p = paper.MFCC
+    mel = filters.mel(p["sr"], p["n_fft"], n_mels=128) @ power
+    return librosa.feature.mfcc(S=librosa.power_to_db(mel), n_mfcc=p["n_mfcc"]).astype(np.float32)
+
+
+def _chromagram(power: np.ndarray) -> np.ndarray:
+    """`librosa.feature.chroma_stft`, which would make its filters again for each clip."""
+    p = paper.CHROMA
+    tuning = librosa.estimate_tuning(S=power, sr=p["sr"], bins_per_octave=p["n_chroma"])
+    chroma = filters.chroma(p["sr"], p["n_fft"], p["n_chroma"], float(tuning)) @ power
+    return librosa.util.normalize(chroma, axis=0).astype(np.float32)
 
 
 EXTRACTORS = MappingProxyType(
-    {"mel": mel_spectrogram, "mfcc": mfcc, "chroma": chromagram, "svm": svm_frames}
-)
+    {
+        "mel": mel_spectrogram, "mfcc": mfcc, "chroma": chromagram,
+        "svm": svm_frames, "svm-long": svm_frames_long,
+    }
+)  # fmt: skip
+
+
+def extract(y: np.ndarray, names: Collection[str], *, mel_scale: str = "db") -> dict:
+    """Make the features ``names`` of `EXTRACTORS`; what two of them share is computed once.
+
+    Returns
+    -------
+    dict
+        Feature by name, each as its own function makes it.
+    """
+    made = {}
+    if "mel" in names:
+        made["mel"] = mel_spectrogram(y, scale=mel_scale)
+    if {"mfcc", "chroma"} & set(names):
+        power = _spectrum(y, paper.CHROMA)
+        made["chroma"] = _chromagram(power)
+        # Same windows, a hop twice as long: every second frame.
+        step = paper.MFCC["hop_length"] // paper.CHROMA["hop_length"]
+        made["mfcc"] = _mfcc(np.ascontiguousarray(power[:, ::step]))
+    if "svm-long" in names:
+        made["svm-long"] = svm_frames_long(y)
+        made["svm"] = made["svm-long"][:, : _first_ten_seconds()]
+    elif "svm" in names:
+        made["svm"] = svm_frames(y)
+    return made
 
 
 def to_image(feature: np.ndarray, name: str, *, scale: str = "db", channels: str = "repeat"):  # noqa: ANN201
@@ -127,15 +195,18 @@ def to_image(feature: np.ndarray, name: str, *, scale: str = "db", channels: str
 def stores(
     root: Path, *, offset: float, fill: str, mel_scale: str, fresh: bool
 ) -> dict[str, Store]:
-    """Return the stores of all four features for one set of parameters."""
+    """Return the stores of all five features for one set of parameters."""
+    cutting = _cutting(offset, fill)
     shared = {
-        "audio": _cutting(offset, fill),
-        "code": code_version(audio, sys.modules[__name__]),
+        "audio": cutting,
+        "code": code_version(audio, filters, sys.modules[__name__]),
         "libraries": {name: version(name) for name in ("librosa", "numpy", "scipy", "soundfile")},
     }
-    of_paper = {"mel": paper.MEL, "mfcc": paper.MFCC, "chroma": paper.CHROMA, "svm": paper.SVM}
-    keys = {name: {"feature": name, **dict(of_paper[name]), **shared} for name in EXTRACTORS}
-    keys["mel"]["scale"] = mel_scale
+    of_paper = {
+        "mel": {**paper.MEL, "scale": mel_scale}, "mfcc": paper.MFCC, "chroma": paper.CHROMA,
+        "svm": paper.SVM, "svm-long": {**paper.SVM, "duration": cutting["duration"]},
+    }  # fmt: skip
+    keys = {name: {"feature": name, **of_paper[name], **shared} for name in EXTRACTORS}
     return {name: Store(root, name, key, fresh=fresh) for name, key in keys.items()}
 
 
@@ -145,7 +216,8 @@ def _cutting(offset: float, fill: str) -> dict:
 
 def extract_all(
     files: Sequence[Path], ids: Sequence[str], targets: dict[str, Store], *,
-    offset: float = 0.0, fill: str = "repeat", mel_scale: str = "db", jobs: int = 1,
+    offset: float = 0.0, fill: str = "repeat", mel_scale: str = "db",
+    jobs: int = 1, scheduler: str = "",
 ) -> int:  # fmt: skip
     """Extract what the stores lack; one decode serves all features of a clip.
 
@@ -155,8 +227,8 @@ def extract_all(
         Sound files and the digests of their bytes.
     targets : dict
         From `stores`, made with the same ``offset``, ``fill`` and ``mel_scale``.
-    jobs : int
-        Worker processes, each with one thread.
+    jobs, scheduler
+        Worker processes here, or a Dask scheduler's; see `parallel.each`.
 
     Returns
     -------
@@ -168,37 +240,11 @@ def extract_all(
     GenreUtilsError
         Some clips cannot be used; all others are stored. The line names the first of them.
     """
-    lacking = {row for store in targets.values() for row in store.missing(ids)}
-    todo = list({row: path for row, path in zip(ids, files, strict=True) if row in lacking}.items())
-    chunks = [todo[i : i + CHUNK] for i in range(0, len(todo), CHUNK)]
-    how = _cutting(offset, fill)
-    with joblib.parallel_config("loky", n_jobs=jobs, inner_max_num_threads=1):
-        work = joblib.Parallel(return_as="generator_unordered")
-        results = work(joblib.delayed(_extract_chunk)(c, targets, how, mel_scale) for c in chunks)
-        bar = progress(results, "features", len(chunks), f"x{CHUNK} clips")
-        refused = [line for lines in bar for line in lines]
-    if refused:
-        raise GenreUtilsError(f"{len(refused)} clip(s) cannot be extracted; first: {refused[0]}")
-    return len(todo)
+    extractor = partial(
+        _extract_file, names=tuple(targets), how=_cutting(offset, fill), mel_scale=mel_scale
+    )
+    return extract_lacking(files, ids, targets, extractor, jobs=jobs, scheduler=scheduler)
 
 
-@threadpool_limits.wrap(limits=1)  # last bits must not depend on the number of threads
-def _extract_chunk(
-    chunk: list[tuple[str, Path]], targets: dict[str, Store], how: dict, mel_scale: str
-) -> list[str]:
-    rows = {name: [] for name in targets}
-    ids, refused = [], []
-    for row, path in chunk:
-        try:
-            y = audio.load_clip(path, **how)
-        except audio.AudioError as error:
-            refused.append(str(error))
-            continue
-        ids.append(row)
-        for name in targets:
-            extra = {"scale": mel_scale} if name == "mel" else {}
-            rows[name].append(EXTRACTORS[name](y, **extra))
-    for name, store in targets.items():
-        if ids:
-            store.put(ids, np.stack(rows[name]))
-    return refused
+def _extract_file(path: Path, names: tuple[str, ...], how: dict, mel_scale: str) -> dict:
+    return extract(audio.load_clip(path, **how), names, mel_scale=mel_scale)

@@ -1,0 +1,67 @@
+"""Features of many files into stores: what they lack, in chunks, in several processes."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from genre_utils import parallel
+from genre_utils.errors import GenreUtilsError
+from genre_utils.extraction.audio import AudioError
+from genre_utils.store import Store
+
+CHUNK = 16  # clips a worker extracts between two writes
+Extractor = Callable[[Path], dict[str, np.ndarray]]
+
+
+def extract_lacking(
+    files: Sequence[Path], ids: Sequence[str], targets: dict[str, Store], extractor: Extractor, *,
+    jobs: int = 1, scheduler: str = "", desc: str = "features",
+) -> int:  # fmt: skip
+    """Extract the clips that some of the stores lack; workers write to the stores themselves.
+
+    Parameters
+    ----------
+    files, ids : sequences of the same length
+        Sound files and the digests of their bytes.
+    targets : dict
+        Store of each feature.
+    extractor : callable
+        File -> array of each feature of ``targets``; of a module's top level (or a `partial`).
+    jobs, scheduler, desc
+        As for `parallel.each`.
+
+    Returns
+    -------
+    int
+        Number of clips extracted now.
+
+    Raises
+    ------
+    GenreUtilsError
+        Some clips cannot be used; all others are stored. The line names the first of them.
+    """
+    lacking = {row for store in targets.values() for row in store.missing(ids)}
+    todo = list({row: path for row, path in zip(ids, files, strict=True) if row in lacking}.items())
+    tasks = [(todo[i : i + CHUNK], targets, extractor) for i in range(0, len(todo), CHUNK)]
+    work = {"jobs": jobs, "scheduler": scheduler, "desc": desc, "unit": f"x{CHUNK} clips"}
+    refused = [line for lines in parallel.each(_chunk, tasks, **work) for line in lines]
+    if refused:
+        raise GenreUtilsError(f"{len(refused)} clip(s) cannot be extracted; first: {refused[0]}")
+    return len(todo)
+
+
+def _chunk(
+    chunk: list[tuple[str, Path]], targets: dict[str, Store], extractor: Extractor
+) -> list[str]:
+    """Store a chunk's features; return the lines of the clips that cannot be used."""
+    made, refused = {}, []
+    for row, path in chunk:
+        try:
+            made[row] = extractor(path)
+        except AudioError as error:
+            refused.append(str(error))
+    for name, store in targets.items():
+        if made:
+            store.put(list(made), np.stack([arrays[name] for arrays in made.values()]))
+    return refused
