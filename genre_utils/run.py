@@ -8,8 +8,11 @@ from typing import Any
 import nbformat
 import papermill
 import yaml
+from jupyter_client.manager import AsyncKernelManager
+from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
+from genre_utils import kernel
 from genre_utils.artefacts import ROOT, Run, today, versions
 from genre_utils.data.datasets import DATASETS
 from genre_utils.errors import GenreUtilsError, UsageError
@@ -112,7 +115,7 @@ def plan(profile: str, shared: dict[str, Any], folder: Path = NOTEBOOKS) -> list
 
 def run(
     profile: str = "demo", dataset: str = "", data_dir: str = "", out: str = "", jobs: int = 0,
-    force: bool = False,
+    force: bool = False, scheduler: str = "",
 ) -> Path:  # fmt: skip
     """Run all notebooks and return the run's folder.
 
@@ -128,6 +131,8 @@ def run(
         Worker processes; 0: one per processor.
     force : bool
         Compute everything anew.
+    scheduler : str
+        Address of a Dask scheduler that takes the place of ``jobs`` where a notebook declares it.
 
     Raises
     ------
@@ -148,6 +153,7 @@ def run(
         "out": str(results.folder),
         "jobs": workers(jobs),
         "force": force,
+        "scheduler": scheduler,
     }
     steps = plan(profile, shared)
     results.record(
@@ -157,24 +163,26 @@ def run(
     (results.folder / "notebooks").mkdir(exist_ok=True)
     on_terminal()
     timings = {}
-    for path, values in steps:
-        start = time.monotonic()
-        _execute(path, results.folder / "notebooks" / path.name, values)
-        timings[path.stem] = round(time.monotonic() - start, 1)
-        results.record("timings", timings)
-        print(f"{path.stem:<20}{timings[path.stem]:8.1f} s", flush=True)
+    # What the kernel and its workers say outside the notebooks, when they are stopped say.
+    with quiet_stderr(results.folder / "notebooks" / "kernels.log"), kernel.started() as manager:
+        for path, values in steps:
+            start = time.monotonic()
+            _execute(path, results.folder / "notebooks" / path.name, values, manager)
+            timings[path.stem] = round(time.monotonic() - start, 1)
+            results.record("timings", timings)
+            print(f"{path.stem:<20}{timings[path.stem]:8.1f} s", flush=True)
     return results.folder
 
 
-def _execute(path: Path, target: Path, values: dict[str, Any]) -> None:
+def _execute(
+    path: Path, target: Path, values: dict[str, Any], manager: AsyncKernelManager
+) -> None:  # fmt: skip
     logging.getLogger("papermill").setLevel(logging.ERROR)
     try:
-        # What a kernel and its workers say outside the notebook, when they are stopped say.
-        with quiet_stderr(target.parent / "kernels.log"):
-            papermill.execute_notebook(
-                str(path), str(target), values, progress_bar=False, cwd=str(target.parent),
-                kernel_name="python3", extra_arguments=["--IPKernelApp.log_level=CRITICAL"],
-            )  # fmt: skip
+        papermill.execute_notebook(
+            str(path), str(target), values, progress_bar=False, cwd=str(target.parent),
+            kernel_name="python3", engine_name=kernel.ENGINE, manager=manager,
+        )  # fmt: skip
     except PapermillExecutionError as error:
         if len(error.traceback) == 1:  # ours: GenreUtilsError shows one line
             kind = UsageError if error.ename == "UsageError" else GenreUtilsError
@@ -182,6 +190,11 @@ def _execute(path: Path, target: Path, values: dict[str, Any]) -> None:
         reason = f"{error.ename}: {error.evalue}".splitlines()[0]
         raise GenreUtilsError(
             f"{path.stem}, cell {error.exec_count}: {reason}; see {target}"
+        ) from None
+    except DeadKernelError:
+        raise GenreUtilsError(
+            f"{path.stem}: its process was killed, often for want of memory; the same command "
+            "goes on from what is stored"
         ) from None
 
 
@@ -194,9 +207,7 @@ def summary(folder: Path) -> str:
 
 def main_run(arguments: Any) -> int:  # noqa: ANN401
     """Command ``run``; returns the exit code."""
-    folder = run(
-        arguments.profile, arguments.dataset, arguments.data_dir, arguments.out, arguments.jobs,
-        arguments.force,
-    )  # fmt: skip
+    options = {k: v for k, v in vars(arguments).items() if k not in ("command", "func")}
+    folder = run(**options)
     print(summary(folder))
     return 0

@@ -7,7 +7,7 @@ import nbformat
 import pytest
 import yaml
 
-from genre_utils import run
+from genre_utils import kernel, run
 from genre_utils.errors import GenreUtilsError, UsageError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -96,7 +96,9 @@ def test_a_profile_for_a_notebook_that_is_not_there_is_refused(tmp_path, profile
 
 @pytest.mark.parametrize("profile", list(run.load_profiles()))
 def test_every_profile_fits_the_notebooks_and_gives_reasons(profile):
-    steps = run.plan(profile, {"dataset": "demo", "jobs": 1, "out": "", "force": False})
+    steps = run.plan(
+        profile, {"dataset": "demo", "jobs": 1, "out": "", "force": False, "scheduler": ""}
+    )
     assert [path.stem[:2] for path, _ in steps] == sorted(path.stem[:2] for path, _ in steps)
     for entries in run.load_profiles()[profile]["notebooks"].values():
         for name, entry in entries.items():
@@ -114,10 +116,33 @@ def test_the_demo_profile_repeats_the_notebooks_own_defaults():
             assert declared[name]["default"] == repr(entry["value"]), (stem, name)
 
 
+def test_one_kernel_shows_each_notebook_an_empty_namespace(tmp_path):
+    """Names, execution counts, figures and Keras' counters are as in a kernel of its own."""
+    body = "import os, sys, matplotlib.pyplot as plt\n"
+    body += "print(os.getpid(), 'left' in dir(), 'np' in dir(), plt.get_fignums())\n"
+    body += "left = plt.figure(); import numpy as np"
+    source, target = _notebook(tmp_path / "01_x.ipynb", body=body), tmp_path / "executed.ipynb"
+    said = []
+    with kernel.started() as manager:
+        for _ in range(2):
+            run._execute(source, target, {}, manager)
+            cells = nbformat.read(target, 4).cells
+            said.append(cells[-1].outputs[0].text.split(maxsplit=1))
+            assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    assert said[0][0] == said[1][0]
+    assert [rest for _, rest in said] == ["False False []\n"] * 2
+
+
+def test_a_kernel_that_is_killed_is_one_line(tmp_path):
+    with pytest.raises(GenreUtilsError, match=r"^01_x: its process was killed[^\n]*$"):
+        _papermill(tmp_path, "import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+
+
 def _papermill(tmp_path, body):
     source = _notebook(tmp_path / "01_x.ipynb", body=body)
     target = tmp_path / "executed.ipynb"
-    run._execute(source, target, {"n_folds": 4})
+    with kernel.started() as manager:
+        run._execute(source, target, {"n_folds": 4}, manager)
     return target
 
 
