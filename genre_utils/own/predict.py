@@ -1,0 +1,140 @@
+"""Name the genre of sound files with a saved model, window by window."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import joblib
+import numpy as np
+import pandas as pd
+
+from genre_utils import paper
+from genre_utils.errors import GenreUtilsError
+from genre_utils.extraction import audio, features, vgg
+from genre_utils.extraction.weights import DIGEST, Weights, load_weights
+from genre_utils.own.saved import SavedModel
+from genre_utils.own.song import windows
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says of one file.
+
+    Attributes
+    ----------
+    path : Path
+    windows : pd.DataFrame
+        start_s and a column a genre: calibrated probabilities of each window of 20 s; NaN where a
+        window is silent. Empty when the file is refused.
+    refused : str
+        Why the file cannot be used; "" when it can.
+    """
+
+    path: Path
+    windows: pd.DataFrame = field(default_factory=pd.DataFrame)
+    refused: str = ""
+
+    @property
+    def probabilities(self) -> pd.Series:
+        """Mean over the windows that are not silent, by genre."""
+        return self.windows.drop(columns="start_s", errors="ignore").mean()
+
+    @property
+    def genre(self) -> str:
+        """The most probable genre; "" when the file is refused."""
+        return "" if self.refused else str(self.probabilities.idxmax())
+
+    @property
+    def confidence(self) -> float:
+        """Probability of that genre; NaN when the file is refused."""
+        return float(self.probabilities.max())
+
+
+class Predictor:
+    """A saved model with the trunk that it needs.
+
+    Parameters
+    ----------
+    folder : str or Path
+        The model, see `SavedModel.load`.
+
+    Raises
+    ------
+    UsageError
+        No model that this version can read.
+    GenreUtilsError
+        VGG-16's weights cannot be had, or are not those that the model was trained on.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.model = SavedModel.load(folder)
+        self.how = self.model.facts["features"]
+        self.weights = _weights(self.how["weights"])
+        self._row = _trunk(self.weights, self.how)
+
+    def predict_file(self, path: str | Path) -> Prediction:
+        """Listen to a whole file; one that cannot be used comes back refused, with the reason."""
+        found = {}
+        try:
+            for start, y in windows(path):
+                found[start] = self._window(y)
+        except audio.AudioError as error:
+            return Prediction(Path(path), refused=error.reason)
+        except ValueError as error:  # too short: then it is the only window
+            return Prediction(Path(path), refused=str(error))
+        table = pd.DataFrame(found.values(), columns=list(self.model.classes))
+        if table.isna().all(axis=None):
+            return Prediction(Path(path), refused="silent")
+        table.insert(0, "start_s", list(found))
+        return Prediction(Path(path), table)
+
+    def predict(self, files: dict[Path, str], jobs: int = 1) -> Iterator[Prediction]:
+        """Listen to ``jobs`` files at a time; the answers come in order.
+
+        ``files`` are from `song.sound_files`: those that have a reason beside them are refused.
+        """
+        work = joblib.Parallel(n_jobs=jobs, prefer="threads", return_as="generator")
+        return work(joblib.delayed(self._one)(path, why) for path, why in files.items())
+
+    def _one(self, path: Path, why: str) -> Prediction:
+        return Prediction(path, refused=why) if why else self.predict_file(path)
+
+    def _window(self, y: np.ndarray) -> np.ndarray:
+        """Probabilities [n_classes] of one window; NaN if it is silent."""
+        try:
+            y = audio.cut(y, fill=self.how["fill"])
+        except ValueError as error:
+            if str(error) != "silent":
+                raise
+            return np.full(len(self.model.classes), np.nan)
+        mel = features.mel_spectrogram(y, scale=self.how["mel_scale"])
+        return self.model.predict_proba(self._row(mel))[0]
+
+
+def _weights(wanted: str) -> Weights:
+    """Return the weights with the digest ``wanted``."""
+    weights = load_weights("auto" if wanted == DIGEST else "random")
+    if weights.digest != wanted:
+        raise GenreUtilsError(
+            f"the model was trained on VGG-16 weights {wanted[:12]}..., which are neither the "
+            "published ones nor the untrained ones of the tests; train it again"
+        )
+    return weights
+
+
+def _trunk(weights: Weights, how: dict) -> Callable[[np.ndarray], np.ndarray]:
+    """Return mel-spectrogram [216, 626] -> its row [1, ...] of the array that was trained on.
+
+    One window at a time: its numbers do not depend on what else is in a batch, and an image is
+    large enough to keep all processors busy.
+    """
+    asked = "float32" if how["precision"] == "float32" else "auto"  # bfloat16 is slow in places
+    precision = vgg.trunk_precision(weights, asked).precision
+    blocks = vgg.build_blocks((*paper.SHAPES["mel"], 3), weights.arrays, precision)
+
+    def row(mel: np.ndarray) -> np.ndarray:
+        image = features.to_image(mel, "mel", scale=how["mel_scale"], channels=how["channels"])
+        maps = blocks(vgg.preprocess(image[None], how["preprocessing"]))
+        return (vgg.pooled(maps) if how["array"] == "pooled-mel" else maps[-1]).astype(np.float16)
+
+    return row
