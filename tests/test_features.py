@@ -12,7 +12,7 @@ import soundfile
 
 from genre_utils import paper
 from genre_utils.errors import GenreUtilsError, UsageError
-from genre_utils.extraction import batch, features, filters
+from genre_utils.extraction import batch, features, spectra
 from genre_utils.store import file_digest
 
 SR = 16000
@@ -199,15 +199,15 @@ def test_what_features_share_is_what_each_makes_alone(y):
 
 
 def test_filter_banks_are_librosa_s_and_made_once():
-    bank = filters.mel(SR, 2048, 216, 8000)
+    bank = spectra.mel_filters(SR, 2048, 216, 8000)
     assert np.array_equal(bank.toarray(), librosa.filters.mel(sr=SR, n_fft=2048, n_mels=216))
-    assert filters.mel(SR, 2048, 216, 8000) is bank
-    chroma = filters.chroma(SR, 1024, 32, 0.25)
+    assert spectra.mel_filters(SR, 2048, 216, 8000) is bank
+    chroma = spectra.chroma_filters(SR, 1024, 32, 0.25)
     assert np.array_equal(
         chroma, librosa.filters.chroma(sr=SR, n_fft=1024, n_chroma=32, tuning=0.25)
     )
-    assert filters.chroma(SR, 1024, 32, 0.25) is chroma
-    assert not np.array_equal(filters.chroma(SR, 1024, 32, -0.25), chroma)
+    assert spectra.chroma_filters(SR, 1024, 32, 0.25) is chroma
+    assert not np.array_equal(spectra.chroma_filters(SR, 1024, 32, -0.25), chroma)
 
 
 def test_svm_level_of_digital_silence_is_minus_100_db(y):

@@ -56,7 +56,7 @@ def decode(path: str | Path, sr: int = SAMPLE_RATE, duration: float | None = Non
     if not content:
         raise AudioError(path, "empty file")
     try:
-        y, native_sr = _read(content, duration)
+        y, native_sr = _read(content, sr, duration)
     except soundfile.LibsndfileError as error:
         unknown = error.code == 7  # "file does not exist": of memory it cannot be true
         reason = "Format not recognised" if unknown else error.error_string.rstrip(".")
@@ -71,13 +71,15 @@ def decode(path: str | Path, sr: int = SAMPLE_RATE, duration: float | None = Non
     return y if duration is None else y[: round(duration * sr)]
 
 
-def _read(content: bytes, duration: float | None) -> tuple[np.ndarray, int]:
+def _read(content: bytes, sr: int, duration: float | None) -> tuple[np.ndarray, int]:
     """Return samples [shape=(n, channels), dtype=float32] and their rate in Hz."""
     # quiet: the mp3 decoder's remarks on damaged frames. From memory: by the content alone,
     # whatever the name's extension says.
     with quiet_stderr(), soundfile.SoundFile(io.BytesIO(content)) as file:
-        # A second more than asked for: the resampling filter looks ahead.
-        frames = -1 if duration is None else round((duration + 1) * file.samplerate)
+        frames = -1
+        if duration is not None:
+            ahead = 0 if file.samplerate == sr else 1  # s; the resampling filter looks ahead
+            frames = round((duration + ahead) * file.samplerate)
         return file.read(frames, dtype="float32", always_2d=True), file.samplerate
 
 
@@ -119,10 +121,10 @@ def cut(
         y = librosa.util.fix_length(y, size=n)
     else:
         raise UsageError(f"unknown fill {fill!r}: one of repeat, zeros")
-    peak = np.abs(y).max()
+    peak = max(y.max(), -y.min())
     if peak < 1e-5:  # under -100 dB: less than one step of 16 bits
         raise ValueError("silent")
-    return (y / peak).astype(np.float32)
+    return (y / peak).astype(np.float32, copy=False)
 
 
 def load_clip(

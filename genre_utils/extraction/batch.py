@@ -55,13 +55,18 @@ def _chunk(
     chunk: list[tuple[str, Path]], targets: dict[str, Store], extractor: Extractor
 ) -> list[str]:
     """Store a chunk's features; return the lines of the clips that cannot be used."""
-    made, refused = {}, []
+    stored, rows, refused = [], {}, []
     for row, path in chunk:
         try:
-            made[row] = extractor(path)
+            arrays = extractor(path)
         except AudioError as error:
             refused.append(str(error))
-    for name, store in targets.items():
-        if made:
-            store.put(list(made), np.stack([arrays[name] for arrays in made.values()]))
+            continue
+        for name in targets:
+            if name not in rows:
+                rows[name] = np.empty((len(chunk), *arrays[name].shape), arrays[name].dtype)
+            rows[name][len(stored)] = arrays[name]  # at once: each clip then uses the same memory
+        stored.append(row)
+    for name, made in rows.items():
+        targets[name].put(stored, made[: len(stored)])
     return refused

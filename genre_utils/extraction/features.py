@@ -13,7 +13,7 @@ import numpy as np
 
 from genre_utils import paper
 from genre_utils.errors import UsageError
-from genre_utils.extraction import audio, filters
+from genre_utils.extraction import audio, spectra
 from genre_utils.extraction.batch import extract_lacking
 from genre_utils.store import Store, code_version
 
@@ -38,9 +38,7 @@ def mel_spectrogram(y: np.ndarray, *, scale: str = "db") -> np.ndarray:
     """
     if scale not in MEL_SCALES:
         raise UsageError(f"unknown mel scale {scale!r}: one of {', '.join(MEL_SCALES)}")
-    p = paper.MEL
-    spectrum = _spectrum(y, p, power=1 if scale == "amplitude" else 2)
-    mel = filters.mel(p["sr"], p["n_fft"], p["n_mels"], p["fmax"]) @ spectrum
+    mel = spectra.mel_spectrogram(y, **paper.MEL, power=1 if scale == "amplitude" else 2)
     if scale == "db":
         mel = librosa.power_to_db(mel, ref=np.max, top_db=TOP_DB)
     return mel.astype(np.float32)
@@ -51,12 +49,12 @@ def mfcc(y: np.ndarray) -> np.ndarray:
 
     The number of mel bands under the DCT is not clear in the paper; librosa's 128 is taken.
     """
-    return _mfcc(_spectrum(y, paper.MFCC))
+    return _mfcc(_power(y, paper.MFCC))
 
 
 def chromagram(y: np.ndarray) -> np.ndarray:
     """Chromagram with the paper's parameters (section 2.2.2), shape=(32, 1 + n // 2048), 0..1."""
-    return _chromagram(_spectrum(y, paper.CHROMA))
+    return _chromagram(_power(y, paper.CHROMA))
 
 
 def svm_frames(y: np.ndarray) -> np.ndarray:
@@ -80,17 +78,15 @@ def svm_frames_long(y: np.ndarray) -> np.ndarray:
     np.ndarray [shape=(14, t), dtype=float32]
         t = 248 for 20 s; the first 123 are `svm_frames`.
     """
-    p = paper.SVM
-    mel_bank = filters.mel(audio.SAMPLE_RATE, p["n_fft"], p["n_mels"])
-    mel = mel_bank @ _spectrum(y, p, center=False)
+    frame = {"hop_length": paper.SVM["hop_length"], "center": False}
+    shape = {name: paper.SVM[name] for name in ("n_fft", "window", "n_mels")}
+    mel = spectra.mel_spectrogram(y, sr=audio.SAMPLE_RATE, **shape, **frame)
     # Only the floor of -80 dB is relative: to the loudest frame of each 10 s.
     ten_seconds = _first_ten_seconds()
     pieces = [mel[:, i : i + ten_seconds] for i in range(0, mel.shape[1], ten_seconds)]
     level = np.hstack([librosa.power_to_db(piece) for piece in pieces])
-    cepstrum = librosa.feature.mfcc(S=level, n_mfcc=p["n_mfcc"])
-    rms = librosa.feature.rms(
-        y=y, frame_length=p["n_fft"], hop_length=p["hop_length"], center=False
-    )
+    cepstrum = librosa.feature.mfcc(S=level, n_mfcc=paper.SVM["n_mfcc"])
+    rms = librosa.feature.rms(y=y, frame_length=paper.SVM["n_fft"], **frame)
     return np.vstack([cepstrum, 20 * np.log10(np.maximum(rms, 1e-5))]).astype(np.float32)
 
 
@@ -100,17 +96,15 @@ def _first_ten_seconds() -> int:
     return 1 + (round(p["duration"] * audio.SAMPLE_RATE) - p["n_fft"]) // p["hop_length"]
 
 
-def _spectrum(y: np.ndarray, p: Mapping, *, power: int = 2, center: bool = True) -> np.ndarray:
-    """|STFT| ** power, shape=(1 + n_fft // 2, t), float32 of transforms in double precision."""
-    stft = librosa.stft(
-        y, n_fft=p["n_fft"], hop_length=p["hop_length"], window=p["window"], center=center
-    )
-    return np.abs(stft) ** power
+def _power(y: np.ndarray, p: Mapping) -> np.ndarray:
+    """Power spectrogram, shape=(1 + n_fft // 2, t), dtype=float32."""
+    stft = librosa.stft(y, n_fft=p["n_fft"], hop_length=p["hop_length"], window=p["window"])
+    return np.abs(stft) ** 2
 
 
 def _mfcc(power: np.ndarray) -> np.ndarray:
     p = paper.MFCC
-    mel = filters.mel(p["sr"], p["n_fft"], n_mels=128) @ power
+    mel = spectra.mel_filters(p["sr"], p["n_fft"], n_mels=128) @ power
     return librosa.feature.mfcc(S=librosa.power_to_db(mel), n_mfcc=p["n_mfcc"]).astype(np.float32)
 
 
@@ -118,7 +112,7 @@ def _chromagram(power: np.ndarray) -> np.ndarray:
     """`librosa.feature.chroma_stft`, which would make its filters again for each clip."""
     p = paper.CHROMA
     tuning = librosa.estimate_tuning(S=power, sr=p["sr"], bins_per_octave=p["n_chroma"])
-    chroma = filters.chroma(p["sr"], p["n_fft"], p["n_chroma"], float(tuning)) @ power
+    chroma = spectra.chroma_filters(p["sr"], p["n_fft"], p["n_chroma"], float(tuning)) @ power
     return librosa.util.normalize(chroma, axis=0).astype(np.float32)
 
 
@@ -142,7 +136,7 @@ def extract(y: np.ndarray, names: Collection[str], *, mel_scale: str = "db") -> 
     if "mel" in names:
         made["mel"] = mel_spectrogram(y, scale=mel_scale)
     if {"mfcc", "chroma"} & set(names):
-        power = _spectrum(y, paper.CHROMA)
+        power = _power(y, paper.CHROMA)
         made["chroma"] = _chromagram(power)
         # Same windows, a hop twice as long: every second frame.
         step = paper.MFCC["hop_length"] // paper.CHROMA["hop_length"]
@@ -199,7 +193,7 @@ def stores(
     cutting = _cutting(offset, fill)
     shared = {
         "audio": cutting,
-        "code": code_version(audio, filters, sys.modules[__name__]),
+        "code": code_version(audio, spectra, sys.modules[__name__]),
         "libraries": {name: version(name) for name in ("librosa", "numpy", "scipy", "soundfile")},
     }
     of_paper = {
