@@ -7,6 +7,7 @@ the head on frozen blocks first, then everything at a low rate; that is the defa
 (``head_epochs``), and ``head_epochs=0`` at the paper's rate is its bare description.
 """
 
+import gc
 from functools import partial
 
 import numpy as np
@@ -23,6 +24,8 @@ from genre_utils.models.head import HeadClassifier, build_head
 # What is trained -> clips that go through the network at once. The activations of a whole batch of
 # mel-spectrograms would take some 20 GB; gradients of parts add up to the batch's.
 PARTS = {"block5": 32, "all": 4}
+# Nothing to translate from Python; one graph for the full parts and the last, smaller one.
+PLAIN = {"autograph": False, "reduce_retracing": True}
 PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 
 
@@ -61,7 +64,7 @@ class FineTuneClassifier(HeadClassifier):
     """
 
     def __init__(
-        self, *, blocks: str = "block5", epochs: int = 5, head_epochs: int = 15,
+        self, *, blocks: str = "block5", epochs: int = 4, head_epochs: int = 15,
         learning_rate: float = 2e-5, batch_size: int = paper.TRAINING["batch_size"],
         dropout: float = paper.HEAD["dropout"], shuffle: bool = True, seed: int = 0,
         weights: str = "auto", precision: str = "float32", mel_scale: str = "db",
@@ -98,6 +101,7 @@ class FineTuneClassifier(HeadClassifier):
             No ImageNet weights can be had.
         """
         self._check(X)
+        gc.collect()  # a Keras model is a cycle: an earlier fold's half gigabyte would stay
         self.classes_, target = np.unique(y, return_inverse=True)
         trunk = self._blocks(X.shape, load_weights(self.weights).arrays)
         keras.utils.set_random_seed(self.seed)  # the head starts as HeadClassifier's does
@@ -165,7 +169,7 @@ class FineTuneClassifier(HeadClassifier):
         """Train everything in ``model``; return the history."""
         adam = keras.optimizers.Adam(self.learning_rate)
         adam.build(model.trainable_variables)
-        gradients = tf.function(partial(_gradients, model), reduce_retracing=True)
+        gradients = tf.function(partial(_gradients, model), **PLAIN)
         log = []
         for batch in self._batches(len(X)):
             n, total = tf.constant(len(batch)), None
@@ -178,7 +182,7 @@ class FineTuneClassifier(HeadClassifier):
         return np.array(log).reshape(self.epochs, steps, 2).sum(axis=1) / len(X)
 
     def _forward(self, model: keras.Model, X: np.ndarray) -> np.ndarray:
-        forward = tf.function(partial(model, training=False), reduce_retracing=True)
+        forward = tf.function(partial(model, training=False), **PLAIN)
         parts = (self._input(X[rows]) for rows in self._parts(np.arange(len(X))))
         return np.concatenate([forward(part).numpy() for part in parts])
 
