@@ -24,6 +24,7 @@ import numpy as np
 from genre_utils.errors import GenreUtilsError
 
 KEY = "key.txt"  # parameters of a store; its date is that of the last use
+LEFT_OVER = ".part-"  # start of a temporary file's name
 
 
 def cache_dir() -> Path:
@@ -54,7 +55,7 @@ def write_atomic(path: str | Path, write: Callable[[Path], None]) -> None:
     name = ""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".part-", suffix=path.suffix)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=LEFT_OVER, suffix=path.suffix)
         os.close(handle)
         write(Path(name))
         Path(name).chmod(0o644)

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
+from genre_utils.data.clip_table import SEPARATOR
 from genre_utils.data.duplicates import merge_groups
 from genre_utils.errors import UsageError
 
@@ -35,10 +36,11 @@ def groups(clips: pd.DataFrame, protocol: str) -> pd.Series:
     """
     levels = ["artist", "album", "track", "clip_id"]
     start = len(PROTOCOLS[protocol]) - 1 if PROTOCOLS[protocol] else levels.index("clip_id")
+    names = clips[levels].astype(str)
     name = pd.Series("", index=clips.index)
     for i in reversed(range(start, len(levels))):
-        whole = clips[levels[: i + 1]].astype(str).agg("\0".join, axis=1)
-        name = name.mask(clips[levels[i]] != "", whole)
+        whole = names["artist"].str.cat(names[levels[1 : i + 1]], sep=SEPARATOR)
+        name = name.mask(names[levels[i]] != "", whole)
     return name
 
 
