@@ -43,7 +43,8 @@ def _small_maps(*args, **kwargs):
         given.arguments.values()
     )
     key = [features_.folder.name, name, trunk.digest, scale, channels, how]
-    store = Store(root, f"vgg-{name}", {"key": key, "precision": precision})
+    assert precision == "bfloat16"  # the run's
+    store = Store(root, f"vgg-{name}", {"key": key})
     todo = store.missing(ids)
     if todo:
         rows = features_.load(todo).mean(axis=2)
@@ -110,7 +111,7 @@ def finished(tmp_path_factory):
         features.extract_all([root / "audio" / p for p in used["path"]], ids, stores, **CUT)
         maps = {}
         for name in paper.SHAPES:
-            maps |= _small_maps(stores[name], name, ids, trunk, run.cache)
+            maps |= _small_maps(stores[name], name, ids, trunk, run.cache, precision="bfloat16")
         run.record_arrays(stores | maps)
         tested = _defaults(run, used, folds, stores | maps)
         fair = tested[tested["system"] == "svm-mfcc"].assign(system="svm-fair")
@@ -118,6 +119,7 @@ def finished(tmp_path_factory):
         run.record("corpus", {"title": "made up", "note": ""})
         run.record("data_dir", {"path": str(root / "audio")})
         run.record("weights", {"digest": "d", "random": True})
+        run.record("precision", {"trunk": "bfloat16"})
         run.record("features", CUT)
         run.record("parameters", {"03_cnn": SETTINGS})
         (run.folder / "notebooks").mkdir()

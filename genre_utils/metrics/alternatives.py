@@ -1,7 +1,6 @@
 """One choice of a finished run replaced: what depends on it is computed, the rest is the run's."""
 
 import ast
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -140,8 +139,8 @@ def _arrays(base: Base, choice: Choice, system: str, settings: dict) -> Store:
     if trunk.digest != base.run.recorded("weights")["digest"]:
         raise GenreUtilsError(f"weights={settings['weights']} are no longer those of the run")
     look = {name: settings[name] for name in ("mel_scale", "channels", "preprocessing")}
-    key = json.loads((base.run.arrays(taken).folder / "key.txt").read_text(encoding="utf-8"))
-    look["precision"] = key["precision"]  # the run's, also on a machine that would take another
+    # The run's, also on a machine that would take another.
+    look["precision"] = base.run.recorded("precision")["trunk"]
     return vgg.compute_maps(source, feature, ids, trunk, base.run.cache, **look)[taken]
 
 

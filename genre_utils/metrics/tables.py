@@ -7,7 +7,11 @@ from genre_utils.metrics import evaluate, intervals, votes
 from genre_utils.metrics.reference_points import LABELS
 from genre_utils.models.systems import SYSTEMS
 
-NAMES = {name: system.label for name, system in SYSTEMS.items()} | LABELS
+NAMES = {
+    **{name: system.label for name, system in SYSTEMS.items()},
+    **{name: label for name, (_, label) in votes.COMBINATIONS.items()},
+    **LABELS,
+}
 SONG = {
     "accuracy": "song_accuracy",
     "accuracy_lo": "song_accuracy_lo",

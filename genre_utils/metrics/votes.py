@@ -1,12 +1,24 @@
 """Several answers to one question become one: clips of a song, systems on a clip."""
 
 from collections.abc import Sequence
+from types import MappingProxyType
 
 import pandas as pd
 
+from genre_utils import paper
 from genre_utils.data import splits
 from genre_utils.errors import GenreUtilsError
 from genre_utils.metrics.evaluate import KEY
+
+CNNS = tuple(paper.TABLE1)[:3]
+# Name -> what its mean probability is taken of (section 4; Bahuleyan 2018 for the last), label.
+COMBINATIONS = MappingProxyType(
+    {
+        "fusion-cnns": (CNNS, "Mean of the CNNs"),
+        "fusion-all": ((*CNNS, "svm-fair"), "Mean of CNNs and fair SVM"),
+        "vgg+boosting": (("cnn-mel", "handcrafted-boosting"), "Mean of CNN (mel) and boosting"),
+    }
+)
 
 
 def song_level(predictions: pd.DataFrame, clips: pd.DataFrame) -> pd.DataFrame:
@@ -77,6 +89,12 @@ def combine(predictions: pd.DataFrame, systems: Sequence[str], name: str) -> pd.
     winner = mean.idxmax(axis=1).str.removeprefix("p_")
     table = mean.assign(system=name, y_pred=winner).reset_index()
     return table[["system", "protocol", "fold", "clip_id", "y_true", "y_pred", *columns]]
+
+
+def combinations(predictions: pd.DataFrame) -> pd.DataFrame:
+    """Make every system of `COMBINATIONS`; raises as `combine` does when one lacks its parts."""
+    made = [combine(predictions, parts, name) for name, (parts, _) in COMBINATIONS.items()]
+    return pd.concat(made, ignore_index=True)
 
 
 def _vote(answers: pd.Series) -> str:

@@ -1,173 +1,124 @@
-"""Classic methods on fixed vectors; what they leave open is chosen inside the training part."""
+"""Classic methods on fixed vectors of a clip.
 
-import warnings
-from collections.abc import Callable
+Hand-crafted features with four classifiers are Bahuleyan's (2018, the paper's reference [1]); the
+pooled maps of VGG-16 and the embedding go beyond both papers.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
-from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax, softmax
-from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.metrics.pairwise import euclidean_distances
-from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+import pandas as pd
+from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
+from sklearn.inspection import permutation_importance
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from sklearn.svm import SVC
-from sklearn.utils.validation import check_is_fitted
-from threadpoolctl import threadpool_limits
 
-from genre_utils.errors import UsageError
+from genre_utils.extraction import musicnn, vgg
+from genre_utils.models.nested import RbfSVM, Searched, inner_folds
 
-Blocks = Callable[[np.ndarray], list[np.ndarray]]
-
-
-def fields(X: np.ndarray) -> list[np.ndarray]:
-    """Return the stored arrays in X as matrices [n, d]: one, or one for each field."""
-    parts = [X[name] for name in X.dtype.names] if X.dtype.names else [X]
-    parts = [part.reshape(len(X), -1) for part in parts]
-    return [part.astype(np.result_type(part, np.float32), copy=False) for part in parts]
+POOLED = tuple(f"pooled-mel/{block}" for block in vgg.POOLS)
+MUSICNN = ("musicnn/penultimate_mean", "musicnn/penultimate_std")
 
 
-def inner_folds(
-    y: np.ndarray, groups: np.ndarray | None = None, n_folds: int = 3, seed: int = 0
-) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Folds of a training part, to choose parameters on.
-
-    They follow the protocol of the outer folds: groups stay whole, and where each clip is a group
-    of its own (or ``groups`` is None) they are folds over clips.
+def select(X: np.ndarray, names: Sequence[str]) -> list[np.ndarray]:
+    """Return stored arrays, or parts of them, as matrices.
 
     Parameters
     ----------
-    y, groups : np.ndarray [shape=(n,)]
-        Genre and group (artist, say) of each training clip.
+    X : np.ndarray [shape=(n,) or (n, d)]
+        Structured rows, or those of the one array in ``names``.
+    names : sequence of str
+        "handcrafted"; or with a part, "pooled-mel/block3_pool" (`vgg.pooled_slices`) or
+        "musicnn/penultimate_mean" (`musicnn.PARTS`).
 
     Returns
     -------
-    list of (np.ndarray, np.ndarray)
-        Positions of the inner training and test clips.
-
-    Raises
-    ------
-    UsageError
-        Too few groups, or an inner training part of one genre.
+    list of np.ndarray [shape=(n, d), dtype=float32 or wider]
     """
-    grouped = groups is not None and len(set(groups)) < len(groups)
-    n_groups = len(set(groups)) if grouped else len(y)
-    if n_groups < n_folds:
-        raise UsageError(
-            f"a training part has fewer than {n_folds} groups to choose parameters on; use more "
-            "folds or more clips"
-        )
-    kind = StratifiedGroupKFold if grouped else StratifiedKFold
-    splitter = kind(n_folds, shuffle=True, random_state=seed)
-    with warnings.catch_warnings():  # a genre with fewer groups than folds: see splits
-        warnings.filterwarnings("ignore", message="The least populated class")
-        folds = list(splitter.split(y, y, groups if grouped else None))
-    if any(len(set(y[train])) < 2 for train, _ in folds):
-        raise UsageError("an inner training part has one genre only; use more artists a genre")
-    return folds
+    parts = {"pooled-mel": vgg.pooled_slices(), "musicnn": musicnn.PARTS}
+    found = []
+    for name in names:
+        array, _, part = name.partition("/")
+        rows = X[array] if X.dtype.names else X
+        rows = rows[:, parts[array][part]] if part else rows
+        found.append(rows.astype(np.result_type(rows, np.float32), copy=False))
+    return found
 
 
-class RbfSVM(ClassifierMixin, BaseEstimator):
-    """Standardised vectors and a support vector machine with Gaussian kernel.
+def svm_of(*names: str) -> Callable[..., RbfSVM]:
+    """Return a function that makes `RbfSVM` for arrays, or parts of them, see `select`."""
+    return partial(RbfSVM, partial(select, names=names))
 
-    C and gamma are those of the best mean accuracy on the inner folds. Squared distances are
-    computed once a fold and serve the whole grid: on 10,000 columns that is most of the work.
-    Probabilities are the softmax of the decision values, their scale fitted on the inner test
-    clips' (temperature scaling; Guo et al., ICML 2017); answers do not depend on them.
+
+def logistic_of(*names: str) -> Callable[..., Searched]:
+    """Return a function that makes multinomial logistic regression for arrays or parts of them."""
+    pipeline = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+    grid = {"logisticregression__C": (0.001, 0.01, 0.1, 1.0)}
+    return partial(Searched, partial(select, names=names), pipeline, grid)
+
+
+def vgg_candidates(**how: int) -> dict[str, RbfSVM | Searched]:
+    """Return what can be made of VGG-16's pooled maps, to choose from."""
+    return {
+        "pooled-svm": svm_of(*POOLED)(**how),
+        "block3-svm": svm_of(POOLED[0])(**how),
+        "block4-svm": svm_of(POOLED[1])(**how),
+        "block5-svm": svm_of(POOLED[2])(**how),
+    }
+
+
+def candidates(**how: int) -> dict[str, RbfSVM | Searched]:
+    """Return what can be made of all vectors of a clip, to choose from."""
+    others = {
+        "handcrafted-svm": svm_of("handcrafted"),
+        "musicnn-svm": svm_of(*MUSICNN),
+        "musicnn+handcrafted": svm_of(*MUSICNN, "handcrafted"),
+        "all-features": svm_of(*MUSICNN, "handcrafted", *POOLED),
+    }
+    return {**vgg_candidates(**how), **{name: make(**how) for name, make in others.items()}}
+
+
+def forest(*, seed: int = 0) -> RandomForestClassifier:
+    """Return a forest of 500 trees; it has nothing that must be chosen."""
+    return RandomForestClassifier(n_estimators=500, random_state=seed)
+
+
+def boosting(*, seed: int = 0) -> HistGradientBoostingClassifier:
+    """Return boosted trees, small and slow ones: a corpus has some hundred clips."""
+    return HistGradientBoostingClassifier(
+        learning_rate=0.1, max_iter=100, max_leaf_nodes=8, min_samples_leaf=10,
+        early_stopping=False, random_state=seed,
+    )  # fmt: skip
+
+
+def importances(
+    rows: np.ndarray, y: np.ndarray, groups: np.ndarray, names: Sequence[str], *,
+    n_folds: int = 3, n_repeats: int = 3, seed: int = 0,
+) -> pd.DataFrame:  # fmt: skip
+    """How much accuracy a forest loses on clips that it has not met when a feature is shuffled.
 
     Parameters
     ----------
-    blocks : callable
-        X -> list of matrices [n, d]. Each block weighs the same, however many columns it has.
-    C : tuple of float
-        Values to choose from.
-    gamma : tuple of float
-        Values to choose from, times the mean squared difference of the standardised columns
-        (scikit-learn's gamma times the number of columns; 1 is its "scale").
-    inner_folds, inner_seed : int
-        See `inner_folds`.
+    rows : np.ndarray [shape=(n, d)]
+        Hand-crafted features of training clips.
+    y, groups : np.ndarray [shape=(n,)]
+        Genres, and what stays whole between the folds (artists).
+    names : sequence of str [len=d]
 
-    Attributes
-    ----------
-    classes_ : np.ndarray [shape=(n_classes,)]
-    best_score_ : float
-        Mean accuracy on the inner test clips, of the choice.
-    choice_ : dict
-        C, gamma and inner_accuracy.
-    temperature_ : float
+    Returns
+    -------
+    pd.DataFrame
+        feature, importance (mean loss of accuracy over folds and shuffles), sd; largest first.
     """
-
-    def __init__(
-        self, *, blocks: Blocks = fields, C: tuple[float, ...] = (0.1, 1.0, 10.0, 100.0),
-        gamma: tuple[float, ...] = (0.1, 0.3, 1.0, 3.0), inner_folds: int = 3, inner_seed: int = 0,
-    ) -> None:  # fmt: skip
-        self.blocks = blocks
-        self.C = C
-        self.gamma = gamma
-        self.inner_folds = inner_folds
-        self.inner_seed = inner_seed
-
-    @threadpool_limits.wrap(limits=1)  # last bits must not depend on the number of threads
-    def fit(self, X: np.ndarray, y: np.ndarray, groups: np.ndarray | None = None) -> "RbfSVM":
-        """Choose and train on rows X and genres y [n]; groups [n] stay whole in inner folds."""
-        self.classes_, target = np.unique(y, return_inverse=True)
-        blocks = self.blocks(X)
-        x, sizes = np.hstack(blocks), [block.shape[1] for block in blocks]
-        self._weights = np.concatenate([np.full(d, (d * len(sizes)) ** -0.5) for d in sizes])
-        folds = inner_folds(y, groups, self.inner_folds, self.inner_seed)
-        grid = [(C, gamma) for C in self.C for gamma in self.gamma]
-        scores = np.zeros((len(grid), len(folds)))
-        values = np.zeros((len(grid), len(y), len(self.classes_)))
-        for i, (train, test) in enumerate(folds):
-            scale = StandardScaler().fit(x[train])
-            a, b = (scale.transform(x[part]) * self._weights for part in (train, test))
-            within = euclidean_distances(a, squared=True)
-            across = euclidean_distances(b, a, squared=True)
-            for j, (C, gamma) in enumerate(grid):
-                svc = SVC(kernel="precomputed", C=C).fit(np.exp(-gamma * within), target[train])
-                kernel = np.exp(-gamma * across)
-                scores[j, i] = svc.score(kernel, target[test])
-                values[j, test] = _decision(svc, kernel, len(self.classes_))
-        best = int(scores.mean(axis=1).argmax())
-        self.best_score_ = float(scores[best].mean())
-        self.temperature_ = fit_temperature(values[best], target)
-        C, self._gamma = grid[best]
-        self.choice_ = {"C": C, "gamma": self._gamma, "inner_accuracy": round(self.best_score_, 6)}
-        self._scale = StandardScaler().fit(x)
-        self._train = self._scale.transform(x) * self._weights
-        kernel = np.exp(-self._gamma * euclidean_distances(self._train, squared=True))
-        self._svc = SVC(kernel="precomputed", C=C).fit(kernel, target)
-        return self
-
-    def predict(self, X: np.ndarray) -> np.ndarray:
-        """Return the genre that most pairwise machines vote for."""
-        return self.classes_[self._svc.predict(self._kernel(X))]
-
-    def predict_proba(self, X: np.ndarray) -> np.ndarray:
-        """Return probabilities [n, n_classes] in the order of ``classes_``."""
-        values = _decision(self._svc, self._kernel(X), len(self.classes_))
-        return softmax(values / self.temperature_, axis=1)
-
-    @threadpool_limits.wrap(limits=1)
-    def _kernel(self, X: np.ndarray) -> np.ndarray:
-        check_is_fitted(self)
-        x = self._scale.transform(np.hstack(self.blocks(X))) * self._weights
-        return np.exp(-self._gamma * euclidean_distances(x, self._train, squared=True))
-
-
-def _decision(svc: SVC, kernel: np.ndarray, n_classes: int) -> np.ndarray:
-    """Decision values [n, n_classes]; a class that ``svc`` has not met is below all others."""
-    found = svc.decision_function(kernel)
-    if found.ndim == 1:  # two classes have one value
-        found = np.column_stack([-found, found])
-    values = np.repeat(found.min(axis=1, keepdims=True) - 1, n_classes, axis=1)
-    values[:, svc.classes_] = found
-    return values
-
-
-def fit_temperature(values: np.ndarray, target: np.ndarray) -> float:
-    """Divisor of decision values [n, k] under which their softmax fits the classes [n] best."""
-
-    def loss(log_t: float) -> float:
-        return -log_softmax(values / np.exp(log_t), axis=1)[np.arange(len(target)), target].mean()
-
-    return float(np.exp(minimize_scalar(loss, bounds=(-5, 5), method="bounded").x))
+    losses = []
+    for train, test in inner_folds(y, groups, n_folds, seed):
+        trees = RandomForestClassifier(n_estimators=200, random_state=seed)
+        trees.fit(rows[train], y[train])
+        how = {"n_repeats": n_repeats, "random_state": seed}
+        losses.append(permutation_importance(trees, rows[test], y[test], **how).importances)
+    losses = np.hstack(losses)
+    table = pd.DataFrame({"feature": names, "importance": losses.mean(axis=1)})
+    table["sd"] = losses.std(axis=1, ddof=1)
+    return table.sort_values("importance", ascending=False, kind="stable", ignore_index=True)

@@ -11,7 +11,7 @@ from functools import partial
 import librosa
 import numpy as np
 
-from genre_utils.models.classic import RbfSVM
+from genre_utils.models.nested import RbfSVM
 from genre_utils.models.svm import frame_mask
 
 SYSTEM = "svm-fair"
@@ -45,7 +45,7 @@ def vectors(rows: np.ndarray, threshold: float = -40.0) -> np.ndarray:
 def make(*, volume_threshold: float = -40.0, inner_folds: int = 3, inner_seed: int = 0) -> RbfSVM:
     """Return the classifier, which takes rows as `vectors` does."""
     blocks = partial(_blocks, threshold=volume_threshold)
-    return RbfSVM(blocks=blocks, gamma=GAMMA, inner_folds=inner_folds, inner_seed=inner_seed)
+    return RbfSVM(blocks, gamma=GAMMA, inner_folds=inner_folds, inner_seed=inner_seed)
 
 
 def _blocks(rows: np.ndarray, threshold: float) -> list[np.ndarray]:

@@ -20,7 +20,7 @@ from sklearn.preprocessing import FunctionTransformer
 
 from genre_utils import paper
 from genre_utils.data import splits as protocols
-from genre_utils.models import fair_svm, svm
+from genre_utils.models import classic, combine, fair_svm, svm
 from genre_utils.parallel import each
 from genre_utils.store import Store, digest, write_atomic
 
@@ -67,7 +67,14 @@ def _ecoc_svm(*, volume_threshold: float, coding: str) -> BaseEstimator:
     return make_pipeline(vectors, svm.EcocSVM(coding=coding))
 
 
+def _classic(make: Callable, label: str, *arrays: str, grouped: bool = True) -> System:
+    modules = ("models.classic", "models.nested", "models.combine")
+    return System(arrays, make, modules, SKLEARN, label, grouped)
+
+
 HEAD = ("models.head", "models.dense")
+FAIR = ("models.fair_svm", "models.nested", "models.svm")
+ALL = ("pooled-mel", "handcrafted", "musicnn")
 KERAS = ("keras", "tensorflow", "numba", "numpy", "scipy")
 SKLEARN = ("scikit-learn", "numpy", "scipy")
 LABELS = paper.SYSTEM_LABELS
@@ -77,9 +84,39 @@ SYSTEMS: dict[str, System] = {
     "cnn-chroma": System(("vgg-chroma",), _head, HEAD, KERAS, LABELS["cnn-chroma"]),
     "svm-mfcc": System(("svm",), _ecoc_svm, ("models.svm",), SKLEARN, LABELS["svm-mfcc"]),
     fair_svm.SYSTEM: System(
-        ("svm-long",), fair_svm.make, ("models.fair_svm", "models.classic", "models.svm"),
-        (*SKLEARN, "librosa"), "SVM, treated fairly", grouped=True,
+        ("svm-long",), fair_svm.make, FAIR, (*SKLEARN, "librosa"), "SVM, treated fairly",
+        grouped=True,
     ),
+    "stacking": System(
+        ("vgg-mel", "vgg-mfcc", "vgg-chroma", "svm-long"), combine.stacking,
+        (*HEAD, *FAIR, "models.combine"), (*KERAS, "scikit-learn", "librosa"),
+        "Stacking of CNNs and fair SVM", grouped=True,
+    ),
+    "pooled-svm": _classic(classic.svm_of(*classic.POOLED), "VGG blocks 3-5, SVM", "pooled-mel"),
+    "block3-svm": _classic(classic.svm_of(classic.POOLED[0]), "VGG block 3, SVM", "pooled-mel"),
+    "handcrafted-logreg": _classic(
+        classic.logistic_of("handcrafted"), "Hand-crafted, logistic regression", "handcrafted"
+    ),
+    "handcrafted-forest": _classic(
+        classic.forest, "Hand-crafted, forest", "handcrafted", grouped=False
+    ),
+    "handcrafted-svm": _classic(classic.svm_of("handcrafted"), "Hand-crafted, SVM", "handcrafted"),
+    "handcrafted-boosting": _classic(
+        classic.boosting, "Hand-crafted, boosting", "handcrafted", grouped=False
+    ),
+    "musicnn-svm": _classic(classic.svm_of(*classic.MUSICNN), "musicnn, SVM", "musicnn"),
+    "musicnn+handcrafted": _classic(
+        classic.svm_of(*classic.MUSICNN, "handcrafted"), "musicnn + hand-crafted, SVM",
+        "musicnn", "handcrafted",
+    ),
+    "all-features": _classic(
+        classic.svm_of(*classic.MUSICNN, "handcrafted", *classic.POOLED), "All features, SVM",
+        *ALL,
+    ),
+    "chosen-vgg": _classic(
+        combine.chosen_of(classic.vgg_candidates), "Chosen among VGG only", "pooled-mel"
+    ),
+    "chosen": _classic(combine.chosen_of(classic.candidates), "Chosen among all", *ALL),
 }  # fmt: skip
 
 
