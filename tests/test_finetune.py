@@ -208,6 +208,8 @@ def test_scikit_learns_conventions(maps, mels):
         ({"precision": "float16"}, (2, 4, 4, 512), "unknown precision 'float16'"),
         ({"epochs": -1, "head_epochs": 3}, (2, 4, 4, 512), "neither may be negative"),
         ({"epochs": 0}, (2, 4, 4, 512), "one must be positive"),
+        ({"learning_rate": 0.0}, (2, 4, 4, 512), "learning_rate=0.0: both must be positive"),
+        ({"batch_size": 0}, (2, 4, 4, 512), "batch_size=0"),
         ({}, (2, 32, 64), r"maps of block 4, \[n, height, width, 512\], not \(2, 32, 64\)"),
         ({"blocks": "all"}, (2, 4, 4, 512), "takes mel-spectrograms"),
     ],

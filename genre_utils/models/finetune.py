@@ -1,10 +1,15 @@
 """Fine-tuning: the convolution blocks are trained too (section 2.3, the paper's second setting).
 
-The paper names it beside transfer learning and says no more of it. Trained from the start together
-with a random head, the blocks first get the gradients of a head that knows nothing, and lose what
-they learned from photographs. Keras' guide on transfer learning and fine-tuning therefore trains
-the head on frozen blocks first, then everything at a low rate; that is the default here
-(``head_epochs``), and ``head_epochs=0`` at the paper's rate is its bare description.
+The paper names it beside transfer learning and says no more of it. Keras' guide "Transfer learning
+& fine-tuning" warns against training pretrained blocks together with a head that still is random:
+its large gradients destroy what the blocks have learned. So the head is trained on the frozen
+blocks first (``head_epochs``), then everything at a low rate: the default here. ``head_epochs=0``
+at the paper's rate is the paper's bare description.
+
+Rate and epochs come from one trial on Magnatune clips (152 to train, 77 by other artists to test,
+so no finer than 4 points): from 0.82 with the trained head, accuracy went to 0.84-0.87 at 2e-5 and,
+at 5e-5, up to 0.86 and down to 0.77; at the paper's 2e-4 it first fell to 0.55. The bare
+description moved between 0.66 and 0.83.
 """
 
 import gc
@@ -132,6 +137,11 @@ class FineTuneClassifier(HeadClassifier):
                 f"epochs={self.epochs}, head_epochs={self.head_epochs}: neither may be negative, "
                 "and one must be positive"
             )
+        if self.batch_size < 1 or self.learning_rate <= 0:
+            raise UsageError(
+                f"batch_size={self.batch_size}, learning_rate={self.learning_rate}: both must be "
+                "positive"
+            )
         if self.blocks == "block5" and (X.ndim != 4 or X.shape[-1] != 512):
             raise UsageError(
                 f"blocks='block5' takes maps of block 4, [n, height, width, 512], not {X.shape}"
@@ -160,7 +170,7 @@ class FineTuneClassifier(HeadClassifier):
             epochs=self.head_epochs, batch_size=self.batch_size, dropout=self.dropout,
             shuffle=self.shuffle, seed=self.seed,
         )  # fmt: skip
-        # float16 as the stored maps are: without fine-tuning this is transfer learning to the bit.
+        # float16 as the stored maps are: without fine-tuning this is transfer learning.
         first.fit(self._forward(trunk, X).astype(np.float16), y)
         head.set_weights(first.weights_)
         return first.history_
