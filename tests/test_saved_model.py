@@ -208,12 +208,18 @@ def _run(folder, artists=True, n=60):
     return run, rows, clips
 
 
-def test_a_run_becomes_a_model(tmp_path):
+def test_a_run_becomes_a_model(tmp_path, monkeypatch):
     run, rows, _ = _run(tmp_path)
     model = train.train_from_run(run)
     again = SavedModel.load(run.folder / "model")
     assert np.array_equal(again.predict_proba(rows), model.predict_proba(rows))
     facts = again.facts
+    with monkeypatch.context() as patch:  # the same run again: read; another clip table: trained
+        patch.setattr(train, "fit", lambda *_, **__: pytest.fail("trained again"))
+        assert train.train_from_run(run).facts == facts
+        run.write("clips", run.read("clips").replace("silent", "too quiet"))
+        with pytest.raises(pytest.fail.Exception, match="trained again"):
+            train.train_from_run(run)
     assert facts["features"] == {
         "array": "vgg-mel", "offset": 2.0, "fill": "zeros", "mel_scale": "power",
         "channels": "repeat", "preprocessing": "scale", "precision": "float32",
@@ -260,12 +266,11 @@ class _Memory:
 
 def test_without_artists_there_is_no_estimate(tmp_path):
     run, _, clips = _run(tmp_path, artists=False)
-    used = clips[clips["status"] == "ok"]
-    reason = train._folds(used, pd.DataFrame(columns=["clip_id", "other_id"]))
-    assert reason == "the data set does not name its artists"
     clips = clips.assign(sha256=clips["clip_id"])
-    model = train.fit("cnn-mel-small", clips, run.arrays("vgg-mel"), folds=reason, epochs=2)
-    assert model.facts["estimate"] == {"none": reason}
+    clips.loc[clips["status"] != "ok", "artist"] = "known"  # of a refused clip alone
+    folds = run.read("splits").set_index("clip_id")["fold"]
+    model = train.fit("cnn-mel-small", clips, run.arrays("vgg-mel"), folds=folds, epochs=2)
+    assert model.facts["estimate"] == {"none": "the data set does not name its artists"}
     assert model.temperature == 1
     assert model.facts["settings"]["epochs"] == 2
 
@@ -283,5 +288,7 @@ def test_wrong_calls(tmp_path):
     with pytest.raises(UsageError, match="1 genre"):
         one = used[used["genre"] == "Jazz"]
         train.fit("cnn-mel", one, run.arrays("vgg-mel"), folds="")
+    with pytest.raises(UsageError, match="not trained in epochs"):
+        train.train("demo", "", tmp_path / "m", system="pooled-svm", epochs=3)
     with pytest.raises(UsageError, match="unknown data set"):
         train.train("nothing", "", tmp_path / "m")

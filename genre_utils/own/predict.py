@@ -1,5 +1,6 @@
 """Name the genre of sound files with a saved model, window by window."""
 
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -71,6 +72,7 @@ class Predictor:
         self.how = self.model.facts["features"]
         self.weights = _weights(self.how["weights"])
         self._row = _trunk(self.weights, self.how)
+        self._one_at_a_time = threading.Lock()  # what limits BLAS' threads holds for the process
 
     def predict_file(self, path: str | Path) -> Prediction:
         """Listen to a whole file; one that cannot be used comes back refused, with the reason."""
@@ -108,7 +110,9 @@ class Predictor:
                 raise
             return np.full(len(self.model.classes), np.nan)
         mel = features.mel_spectrogram(y, scale=self.how["mel_scale"])
-        return self.model.predict_proba(self._row(mel))[0]
+        row = self._row(mel)
+        with self._one_at_a_time:
+            return self.model.predict_proba(row)[0]
 
 
 def _weights(wanted: str) -> Weights:

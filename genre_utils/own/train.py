@@ -5,9 +5,11 @@ artists give every clip probabilities from a model that has not heard its artist
 the accuracy in the model card and the temperature that calibrates the final model's confidence.
 """
 
-import json
+import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -18,19 +20,18 @@ import pandas as pd
 from genre_utils import __version__
 from genre_utils.artefacts import Run, versions
 from genre_utils.data import datasets, duplicates, splits
-from genre_utils.errors import GenreUtilsError, UsageError
+from genre_utils.errors import UsageError
 from genre_utils.extraction import features, vgg
-from genre_utils.extraction.weights import DIGEST, load_weights
-from genre_utils.metrics import evaluate, intervals
-from genre_utils.metrics.calibration import apply_temperature, fit_temperature
+from genre_utils.extraction.weights import load_weights
+from genre_utils.metrics.calibration import fit_temperature
 from genre_utils.models import systems
+from genre_utils.own import card, facts, saved
 from genre_utils.own.saved import Arrays, SavedModel, check_target, of_head, of_svm
 from genre_utils.progress import progress
-from genre_utils.store import Store, cache_dir
+from genre_utils.store import Store, cache_dir, code_version, digest
 
 FOLDS = 5
 MIN_ARTISTS = 2  # of a genre: one to train on, one to test on
-SURE = 0.5  # the model card says how good answers above this confidence are
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ def train(
     UsageError
         As `fit`; an unknown system or data set, or a folder that is not to be written to.
     """
-    chosen = _recipe(system)
+    chosen = _with_epochs(_recipe(system), system, epochs)
     check_target(out)
     clips, _ = datasets.load_clips(dataset, data_dir or None, jobs=jobs)
     clips = datasets.leave_out_small_genres(clips, FOLDS, MIN_ARTISTS)
@@ -109,15 +110,37 @@ def train(
 def train_from_run(run: Run, out: str | Path = "", *, system: str = DEFAULT) -> SavedModel:
     """Train on the arrays of a finished run, on its clips and with its artist folds.
 
-    ``out`` is the model's folder, ``model`` in the run's when empty. Takes a minute or less.
+    ``out`` is the model's folder, ``model`` in the run's when empty. Takes a minute or less; a
+    model there that was made of the same is read instead.
     """
+    out = check_target(out or run.folder / "model")
     clips = run.read("clips").merge(run.read("audio"), on="clip_id", how="left")
-    folds = run.read("splits").query("protocol == 'artist'").set_index("clip_id")["fold"]
-    reason = "" if len(folds) else "the run has no artist folds"
+    drawn = run.read("splits")
+    folds = drawn[drawn["protocol"] == "artist"].set_index("clip_id")["fold"] % FOLDS
     store = run.arrays(_recipe(system).array)
-    model = fit(system, clips, store, folds=reason or folds % FOLDS)
-    model.save(out or run.folder / "model")
+    made_of = _made_of(system, clips, folds, store)
+    with suppress(UsageError):  # no model yet, or one of another version
+        known = SavedModel.load(out)
+        if known.facts.get("made_of") == made_of:
+            return known
+    model = fit(system, clips, store, folds="the run has no artist folds" if folds.empty else folds)
+    model = replace(model, facts={**model.facts, "made_of": made_of})
+    model.save(out)
     return model
+
+
+def _made_of(system: str, clips: pd.DataFrame, folds: pd.Series, store: Store) -> str:
+    """Return a digest of everything that a model of a run depends on."""
+    known = _recipe(system)
+    modules = (import_module(f"genre_utils.{n}") for n in systems.SYSTEMS[known.registered].modules)
+    return digest(
+        {
+            "system": [system, known.registered, known.settings], "store": store.folder.name,
+            "clips": clips[["clip_id", "sha256", "genre", "status"]].astype(str).values.tolist(),
+            "folds": folds.to_dict(), "versions": versions(),
+            "code": code_version(sys.modules[__name__], saved, facts, card, *modules),
+        }
+    )  # fmt: skip
 
 
 def _recipe(name: str) -> Recipe:
@@ -138,8 +161,6 @@ def _stored(array: str, used: pd.DataFrame, folder: Path, jobs: int) -> Store:
 
 def _folds(used: pd.DataFrame, pairs: pd.DataFrame) -> pd.Series | str:
     """Fold of each clip by artist, or why there can be none."""
-    if not (used["artist"] != "").any():
-        return "the data set does not name its artists"
     try:
         drawn = splits.make_splits(used, ["artist"], FOLDS, 0, pairs)
     except UsageError as error:
@@ -173,20 +194,22 @@ def fit(
         raise UsageError(f"{used['genre'].nunique()} genre with usable clips; two are needed")
     rows, y = store.load(list(used["sha256"])), used["genre"].to_numpy(dtype=str)
     group = splits.groups(used, "artist").to_numpy()
+    if not (used["artist"] != "").any():
+        folds = "the data set does not name its artists"
     if isinstance(folds, str):
-        temperature, estimate = 1.0, {"none": folds}
+        temperature, worth = 1.0, {"none": folds}
     else:
         fold = used["clip_id"].map(folds).to_numpy()
         proba = _out_of_fold(chosen, rows, y, group, fold)
         temperature = fit_temperature(proba, np.unique(y, return_inverse=True)[1])
-        estimate = _estimate(proba, temperature, used)
+        worth = facts.estimate(proba, temperature, used, FOLDS)
     model = _trained(chosen, rows, y, group)
-    facts = {
-        "system": system, "about": chosen.about, "data": _data(clips),
-        "features": recipe(store), "settings": chosen.settings, "estimate": estimate,
+    known = {
+        "system": system, "about": chosen.about, "data": facts.heard(clips),
+        "features": facts.recipe(store), "settings": chosen.settings, "estimate": worth,
         "versions": {"genre_utils": __version__, **versions()},
     }  # fmt: skip
-    return SavedModel(model.kind, model.classes, model.arrays, temperature, facts)
+    return SavedModel(model.kind, model.classes, model.arrays, temperature, known)
 
 
 def _with_epochs(chosen: Recipe, name: str, epochs: int) -> Recipe:
@@ -217,71 +240,3 @@ def _out_of_fold(
         columns = np.searchsorted(genres, model.classes)
         proba[np.ix_(test, columns)] = model.predict_proba(rows[test])
     return proba
-
-
-def _estimate(proba: np.ndarray, temperature: float, used: pd.DataFrame) -> dict[str, Any]:
-    """Say how good the answers to unknown artists were, with 95 % intervals over artists."""
-    genres = np.unique(used["genre"].to_numpy(dtype=str))
-    calibrated = apply_temperature(proba, temperature)
-    answers = used[["clip_id"]].assign(
-        system="model", protocol="artist", y_true=used["genre"],
-        y_pred=genres[calibrated.argmax(axis=1)],
-    )  # fmt: skip
-    right = (answers["y_true"] == answers["y_pred"]).to_numpy()
-    sure = calibrated.max(axis=1) >= SURE
-    interval = intervals.cluster_intervals(answers, used).iloc[0]
-    return {
-        "accuracy": float(right.mean()),
-        "accuracy_lo": float(interval["accuracy_lo"]),
-        "accuracy_hi": float(interval["accuracy_hi"]),
-        "f_score": evaluate.f_score(answers["y_true"], answers["y_pred"]),
-        "n_artists": int(interval["n_artists"]),
-        "folds": FOLDS,
-        "recall": {str(g): float(right[(used["genre"] == g).to_numpy()].mean()) for g in genres},
-        "sure": {
-            "confidence": SURE, "share": float(sure.mean()),
-            "accuracy": float(right[sure].mean()) if sure.any() else None,
-        },
-    }  # fmt: skip
-
-
-def _data(clips: pd.DataFrame) -> dict[str, Any]:
-    """Return what the model has heard, and what was left out."""
-    known = datasets.get(clips["dataset"].iloc[0])
-    used, refused = clips[clips["status"] == "ok"], clips[clips["status"] != "ok"]
-    by_genre = used.groupby("genre")
-    named = used[used["artist"] != ""].groupby("genre")["artist"].nunique()
-    return {
-        "dataset": known.name, "title": known.title, "synthetic": known.synthetic,
-        "licence": known.licence, "citation": known.citation, "clips": len(used),
-        "genres": {
-            str(g): {"clips": len(part), "artists": int(named.get(g, 0))} for g, part in by_genre
-        },
-        "refused": {str(why): int(n) for why, n in refused["status"].value_counts().items()},
-    }  # fmt: skip
-
-
-def recipe(store: Store) -> dict[str, Any]:
-    """How rows of a store are made from sound: what `Predictor` must repeat with a new file.
-
-    Raises
-    ------
-    GenreUtilsError
-        The store's key, or that of the features it was made from, is gone.
-    """
-    maps = _key(store.folder)
-    mel = _key(store.folder.parent / maps["features"])
-    return {
-        "array": store.folder.name.rpartition("-")[0],
-        **{name: mel["audio"][name] for name in ("offset", "fill")},
-        "mel_scale": mel["scale"],
-        **{name: maps[name] for name in ("channels", "preprocessing", "precision", "weights")},
-        "untrained": maps["weights"] != DIGEST,
-    }
-
-
-def _key(folder: Path) -> dict[str, Any]:
-    path = folder / "key.txt"
-    if not path.is_file():
-        raise GenreUtilsError(f"no {path}; run the earlier notebooks again")
-    return json.loads(path.read_text(encoding="utf-8"))
