@@ -1,9 +1,10 @@
 import numpy as np
 import pandas as pd
+import pytest
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.linear_model import LogisticRegression
 
-from genre_utils.models import combine, nested, systems
+from genre_utils.models import combine, nested, registry, systems
 from genre_utils.models.combine import Chosen, Stacking
 
 GENRES = np.array(["A", "B", "C"])
@@ -66,7 +67,7 @@ def test_stacking_is_at_chance_on_scrambled_test_labels(tmp_path, monkeypatch):
     fold = pd.factorize(groups)[0] % 5
     table = pd.DataFrame({"protocol": "artist", "clip_id": clips["clip_id"], "fold": fold})
     bases = {"number": Memory(), "told": LogisticRegression()}
-    system = systems.System(("number", "told"), lambda: Stacking(bases), (), (), "s", grouped=True)
+    system = registry.System(("number", "told"), lambda: Stacking(bases), (), (), "s", grouped=True)
     monkeypatch.setitem(systems.SYSTEMS, "leaky?", system)
     Memory.trained.clear()
     found, _ = systems.cross_validate(
@@ -187,3 +188,16 @@ def test_the_systems_stack_takes_their_settings():
     half = np.arange(36) % 4 < 2
     fitted = stack.fit(X[half], y[half], groups[half])
     assert (fitted.predict(X[~half]) == y[~half]).mean() > 0.6
+
+
+def test_windows_learn_from_all_and_vote():
+    rng = np.random.default_rng(0)
+    y = np.repeat(["a", "b"], 30)
+    first = np.where(y == "a", 1.0, -1.0)[:, None] + rng.normal(0, 0.1, (60, 1))
+    last = first[:, [0]] + 10 * (y == "a")[:, None]  # a window of its own kind
+    X = systems.structured({"first": first, "last": last})
+    model = combine.Windows(LogisticRegression()).fit(X, y)
+    each = LogisticRegression().fit(np.concatenate([first, last]), np.tile(y, 2))
+    expected = (each.predict_proba(first) + each.predict_proba(last)) / 2
+    assert model.predict_proba(X) == pytest.approx(expected, abs=1e-12)
+    assert list(model.predict(X)) == list(each.classes_[expected.argmax(axis=1)])

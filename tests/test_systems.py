@@ -4,7 +4,7 @@ import pytest
 from sklearn.base import BaseEstimator, ClassifierMixin
 
 from genre_utils.data import splits
-from genre_utils.models import head, systems
+from genre_utils.models import head, registry, systems
 from genre_utils.store import Store
 
 GENRES = ["Jazz", "New Age", "World"]
@@ -138,7 +138,7 @@ class Nearest(ClassifierMixin, BaseEstimator):
 
 @pytest.fixture
 def nearest(small, monkeypatch, tmp_path):
-    system = systems.System(("a", "b"), Nearest, (), (), "nearest", grouped=True)
+    system = registry.System(("a", "b"), Nearest, (), (), "nearest", grouped=True)
     monkeypatch.setitem(systems.SYSTEMS, "nearest", system)
     clips, maps, _ = small
     Nearest.seen = []

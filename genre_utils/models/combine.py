@@ -1,4 +1,4 @@
-"""Systems made of others: stacking, and a choice among candidates; both inside a training part.
+"""Systems made of others: stacking, several windows, and a choice among candidates.
 
 Means of probabilities, which need no training, are in `genre_utils.metrics.votes`.
 """
@@ -100,6 +100,41 @@ def stacking(
     }
     bases["svm-long"] = fair_svm.make(volume_threshold=volume_threshold, inner_seed=inner_seed)
     return Stacking(bases, inner_folds=inner_folds, inner_seed=inner_seed)
+
+
+class Windows(ClassifierMixin, BaseEstimator):
+    """A classifier of one window that hears several: it learns from all, and they vote.
+
+    Parameters
+    ----------
+    estimator : estimator
+        Takes the array of one window and has ``predict_proba``.
+
+    Attributes
+    ----------
+    classes_ : np.ndarray [shape=(n_classes,)]
+    """
+
+    def __init__(self, estimator: BaseEstimator) -> None:
+        self.estimator = estimator
+
+    def fit(self, X: np.ndarray, y: np.ndarray) -> "Windows":
+        """Train on structured rows X [n], a field for each window, and genres y [n]."""
+        fields = X.dtype.names
+        windows = np.concatenate([X[field] for field in fields])
+        self._trained = clone(self.estimator).fit(windows, np.tile(y, len(fields)))
+        self.classes_ = self._trained.classes_
+        return self
+
+    def predict_proba(self, X: np.ndarray) -> np.ndarray:
+        """Return the windows' mean probabilities [n, n_classes] in the order of ``classes_``."""
+        check_is_fitted(self)
+        proba = [self._trained.predict_proba(X[field]) for field in X.dtype.names]
+        return np.mean(proba, axis=0)
+
+    def predict(self, X: np.ndarray) -> np.ndarray:
+        """Return the most probable genre of each row."""
+        return self.classes_[self.predict_proba(X).argmax(axis=1)]
 
 
 class Chosen(ClassifierMixin, BaseEstimator):

@@ -1,12 +1,8 @@
-"""The compared systems and their cross-validation.
-
-A system is stored arrays (features, VGG maps, embeddings) and a scikit-learn estimator that eats
-their rows. A new system is one function and one line in `SYSTEMS`.
-"""
+"""Cross-validation of the systems in `registry`; every finished fold is kept on disk."""
 
 import json
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,110 +10,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from sklearn.base import BaseEstimator
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import FunctionTransformer
 
-from genre_utils import paper
 from genre_utils.data import splits as protocols
-from genre_utils.models import classic, combine, fair_svm, svm
+from genre_utils.models.registry import SYSTEMS, System
 from genre_utils.parallel import each
 from genre_utils.store import Store, digest, write_atomic
-
-
-@dataclass(frozen=True)
-class System:
-    """One row of the table of results.
-
-    Attributes
-    ----------
-    arrays : tuple of str
-        Names of the stored arrays that the estimator takes.
-    make : callable
-        Keyword settings -> estimator with ``fit`` and ``predict``. With ``predict_proba`` its
-        probabilities are kept, with ``history_`` or ``choice_`` what it learned or chose.
-    modules : tuple of str
-        Modules of this package that it is written in; their edited source means new results.
-        (Names, so that finished folds are read without importing TensorFlow.)
-    libraries : tuple of str
-        Packages that the results depend on.
-    label : str
-        Its name in tables and figures.
-    grouped : bool
-        ``fit`` also takes ``groups``: the training clips' groups of the outer protocol, for inner
-        cross-validation.
-    """
-
-    arrays: tuple[str, ...]
-    make: Callable[..., BaseEstimator]
-    modules: tuple[str, ...]
-    libraries: tuple[str, ...]
-    label: str
-    grouped: bool = False
-
-
-def _head(**settings: Any) -> BaseEstimator:  # noqa: ANN401
-    from genre_utils.models.head import HeadClassifier  # TensorFlow
-
-    return HeadClassifier(**settings)
-
-
-def _ecoc_svm(*, volume_threshold: float, coding: str) -> BaseEstimator:
-    vectors = FunctionTransformer(svm.clip_vectors, kw_args={"threshold": volume_threshold})
-    return make_pipeline(vectors, svm.EcocSVM(coding=coding))
-
-
-def _classic(make: Callable, label: str, *arrays: str, grouped: bool = True) -> System:
-    modules = ("models.classic", "models.nested", "models.combine")
-    return System(arrays, make, modules, SKLEARN, label, grouped)
-
-
-HEAD = ("models.head", "models.dense")
-FAIR = ("models.fair_svm", "models.nested", "models.svm")
-ALL = ("pooled-mel", "handcrafted", "musicnn")
-KERAS = ("keras", "tensorflow", "numba", "numpy", "scipy")
-SKLEARN = ("scikit-learn", "numpy", "scipy")
-LABELS = paper.SYSTEM_LABELS
-SYSTEMS: dict[str, System] = {
-    "cnn-mel": System(("vgg-mel",), _head, HEAD, KERAS, LABELS["cnn-mel"]),
-    "cnn-mfcc": System(("vgg-mfcc",), _head, HEAD, KERAS, LABELS["cnn-mfcc"]),
-    "cnn-chroma": System(("vgg-chroma",), _head, HEAD, KERAS, LABELS["cnn-chroma"]),
-    "svm-mfcc": System(("svm",), _ecoc_svm, ("models.svm",), SKLEARN, LABELS["svm-mfcc"]),
-    fair_svm.SYSTEM: System(
-        ("svm-long",), fair_svm.make, FAIR, (*SKLEARN, "librosa"), "SVM, treated fairly",
-        grouped=True,
-    ),
-    "stacking": System(
-        ("vgg-mel", "vgg-mfcc", "vgg-chroma", "svm-long"), combine.stacking,
-        (*HEAD, *FAIR, "models.combine"), (*KERAS, "scikit-learn", "librosa"),
-        "Stacking of CNNs and fair SVM", grouped=True,
-    ),
-    "pooled-svm": _classic(classic.svm_of(*classic.POOLED), "VGG blocks 3-5, SVM", "pooled-mel"),
-    "block3-svm": _classic(classic.svm_of(classic.POOLED[0]), "VGG block 3, SVM", "pooled-mel"),
-    "handcrafted-logreg": _classic(
-        classic.logistic_of("handcrafted"), "Hand-crafted, logistic regression", "handcrafted"
-    ),
-    "handcrafted-forest": _classic(
-        classic.forest, "Hand-crafted, forest", "handcrafted", grouped=False
-    ),
-    "handcrafted-svm": _classic(classic.svm_of("handcrafted"), "Hand-crafted, SVM", "handcrafted"),
-    "handcrafted-boosting": _classic(
-        classic.boosting, "Hand-crafted, boosting", "handcrafted", grouped=False
-    ),
-    "musicnn-svm": _classic(classic.svm_of(*classic.MUSICNN), "musicnn, SVM", "musicnn"),
-    "musicnn+handcrafted": _classic(
-        classic.svm_of(*classic.MUSICNN, "handcrafted"), "musicnn + hand-crafted, SVM",
-        "musicnn", "handcrafted",
-    ),
-    "all-features": _classic(
-        classic.svm_of(*classic.MUSICNN, "handcrafted", *classic.POOLED), "All features, SVM",
-        *ALL,
-    ),
-    "chosen-vgg": _classic(
-        combine.chosen_of(classic.vgg_candidates), "Chosen among VGG only", "pooled-mel"
-    ),
-    "chosen": _classic(combine.chosen_of(classic.candidates), "Chosen among all", *ALL),
-}  # fmt: skip
 
 
 def load_rows(
@@ -191,6 +88,7 @@ def cross_validate(
     predictions : pd.DataFrame
         system, protocol, fold, clip_id, y_true, y_pred and, where the system gives probabilities,
         one column ``p_<genre>`` a genre; ordered by protocol (as in ``splits``) and clip.
+        ``attrs["seconds"]`` is how long the folds took, training and testing, when they were made.
     history : pd.DataFrame
         system, protocol, fold, then epoch, loss, accuracy of the training, a row an epoch; or of
         a system that chooses, what it chose; else empty.
@@ -209,16 +107,19 @@ def cross_validate(
                 todo.append((system, rows, y, test, groups, how, path))
     each(_fold, todo, jobs=jobs, desc=name, unit="fold")
     genres = sorted(set(y))
-    tables, histories = [], []
+    tables, histories, seconds = [], [], 0.0
     for test, where, path in folds:
         with np.load(path) as stored:
             done = dict(stored)
         tables.append(_predictions(clips[test], done, genres, where))
         histories.append(_history(done, where))
+        seconds += float(done["seconds"])
     predictions = pd.concat(tables).sort_values("clip_id", kind="stable")
     order = {protocol: i for i, protocol in enumerate(splits["protocol"].unique())}
     predictions = predictions.sort_values("protocol", key=lambda p: p.map(order), kind="stable")
-    return predictions.reset_index(drop=True), pd.concat(histories, ignore_index=True)
+    predictions = predictions.reset_index(drop=True)
+    predictions.attrs["seconds"] = seconds
+    return predictions, pd.concat(histories, ignore_index=True)
 
 
 def _fold_name(
@@ -244,6 +145,7 @@ def _fold(
     settings: dict, path: Path,
 ) -> None:  # fmt: skip
     """Train for one fold, test it, and keep the answers."""
+    start = time.monotonic()
     known = {} if groups is None else {"groups": groups[~test]}
     estimator = system.make(**settings).fit(rows[~test], y[~test], **known)
     result = {
@@ -256,6 +158,7 @@ def _fold(
         result["history"] = estimator.history_
     if hasattr(estimator, "choice_"):
         result["choice"] = np.array(json.dumps(estimator.choice_))
+    result["seconds"] = np.array(time.monotonic() - start)
     write_atomic(path, lambda part: np.savez(part, **result))
 
 
