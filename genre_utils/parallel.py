@@ -23,7 +23,7 @@ from genre_utils.progress import progress
 if TYPE_CHECKING:
     from distributed import Client
 
-PATIENCE = 10  # seconds until a scheduler must answer, and have a worker
+PATIENCE = 30  # seconds until a scheduler must answer, and have a worker
 
 
 def each(
@@ -103,6 +103,13 @@ def _on_cluster(
             raise GenreUtilsError(
                 f"{scheduler}: one task ended several workers, often for want of memory; the same "
                 "command goes on from what is stored"
+            ) from None
+        except RuntimeError as error:
+            if "deserialization" not in str(error):
+                raise
+            raise GenreUtilsError(
+                f"{scheduler}: its workers have another version of this package, or none; install "
+                "there what is installed here"
             ) from None
 
 
