@@ -77,6 +77,8 @@ def main_predict(arguments: argparse.Namespace) -> int:
     print(f"model: {summary(predictor.model)}", file=sys.stderr)
     counts = {"predicted": 0, "refused": 0}
     answers = _counted(predictor.predict(files, jobs), counts, len(files))
+    if sys.stdout.isatty():
+        answers = list(answers)  # until then the bar has the terminal
     form = _json if arguments.json else _csv if arguments.csv else _table
     form(answers, predictor.model.classes, max(len(_text(path)) for path in files))
     total = " + ".join(f"{n} {word}" for word, n in counts.items())

@@ -24,7 +24,7 @@ from genre_utils.errors import UsageError
 from genre_utils.extraction import features, vgg
 from genre_utils.extraction.weights import load_weights
 from genre_utils.metrics.calibration import fit_temperature
-from genre_utils.models import systems
+from genre_utils.models import registry
 from genre_utils.own import card, facts, saved
 from genre_utils.own.saved import Arrays, SavedModel, check_target, of_head, of_svm
 from genre_utils.progress import progress
@@ -46,7 +46,7 @@ class Recipe:
     @property
     def array(self) -> str:
         """Name of the stored array that it takes."""
-        return systems.SYSTEMS[self.registered].arrays[0]
+        return registry.SYSTEMS[self.registered].arrays[0]
 
 
 SYSTEMS = MappingProxyType(
@@ -132,7 +132,7 @@ def train_from_run(run: Run, out: str | Path = "", *, system: str = DEFAULT) -> 
 def _made_of(system: str, clips: pd.DataFrame, folds: pd.Series, store: Store) -> str:
     """Return a digest of everything that a model of a run depends on."""
     known = _recipe(system)
-    modules = (import_module(f"genre_utils.{n}") for n in systems.SYSTEMS[known.registered].modules)
+    modules = (import_module(f"genre_utils.{n}") for n in registry.SYSTEMS[known.registered].modules)
     return digest(
         {
             "system": [system, known.registered, known.settings], "store": store.folder.name,
@@ -221,7 +221,7 @@ def _with_epochs(chosen: Recipe, name: str, epochs: int) -> Recipe:
 
 
 def _trained(chosen: Recipe, rows: np.ndarray, y: np.ndarray, group: np.ndarray) -> SavedModel:
-    system = systems.SYSTEMS[chosen.registered]
+    system = registry.SYSTEMS[chosen.registered]
     extra = {"groups": group} if system.grouped else {}
     estimator = system.make(**chosen.settings).fit(rows, y, **extra)
     kind, arrays = chosen.saved(estimator)
