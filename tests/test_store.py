@@ -13,7 +13,7 @@ import pytest
 
 from genre_utils import paper, store
 from genre_utils.errors import GenreUtilsError
-from genre_utils.extraction import audio, features
+from genre_utils.extraction import audio, features, vgg, weights
 from genre_utils.store import Store
 
 KEY = {"hop_length": 512, "code": "abc"}
@@ -363,3 +363,19 @@ def test_another_parameter_makes_anew_only_what_depends_on_it(tmp_path):
     assert changed == {"mel"}
     for other in ({"offset": 5.0}, {"fill": "zeros"}):
         assert not set(names(**other).items()) & set(first.items())
+
+
+def test_maps_follow_their_features_and_the_look_of_the_images_alone(cache, tmp_path):
+    trunk = weights.load_weights("random")
+
+    def folder(offset=0.0, mel_scale="db", **look):
+        cut = {"offset": offset, "fill": "repeat", "mel_scale": mel_scale}
+        mfcc = features.stores(tmp_path, **cut, fresh=False)["mfcc"]
+        how = {"precision": "float32", "keep": ("vgg", "pooled")} | look
+        made = vgg.compute_maps(mfcc, "mfcc", [], trunk, tmp_path, **how)
+        return made["vgg-mfcc"].folder.name
+
+    first = folder()
+    assert folder(mel_scale="power") == folder(keep=("vgg",)) == first
+    others = {folder(offset=5.0), folder(channels="colormap"), folder(preprocessing="scale")}
+    assert len(others | {first}) == 4
