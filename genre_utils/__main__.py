@@ -1,4 +1,4 @@
-"""``python -m genre_utils``: run the notebooks and publish what they made."""
+"""``python -m genre_utils``: the commands."""
 
 import argparse
 import os
@@ -23,9 +23,13 @@ def parser() -> Parser:
     _add_run(commands)
     _add_publish(commands)
     _add_sensitivity(commands)
+    from genre_utils import cache_cli
+    from genre_utils.benchmark import cli as benchmark_cli
     from genre_utils.data import datasets_cli
+    from genre_utils.own import cli as own_cli
 
-    datasets_cli.add_parsers(commands)
+    for part in (datasets_cli, own_cli, cache_cli, benchmark_cli):
+        part.add_parsers(commands)
     return whole
 
 
@@ -48,6 +52,7 @@ def _add_run(commands: argparse._SubParsersAction) -> None:
     add("--data-dir", default="", metavar="DIR", help="where its audio and tables are")
     add("--out", default="", metavar="DIR", help="results (default: runs/<profile>-<dataset>)")
     add("--jobs", type=int, default=0, metavar="N", help="worker processes (default: all cores)")
+    add("--scheduler", default="", metavar="ADDR", help="Dask scheduler, such as tcp://host:8786")
     add("--force", action="store_true", help="compute everything anew")
     command.set_defaults(func=main_run)
 

@@ -25,6 +25,10 @@ TABLES = {
     "table1": "05_results",
     "comparisons": "06_what_it_measures",
     "claims": "06_what_it_measures",
+    "beyond": "07_beyond_the_paper",
+    "beyond_table": "07_beyond_the_paper",
+    "chosen": "07_beyond_the_paper",
+    "calibration": "07_beyond_the_paper",
 }
 TEXT_COLUMNS = (
     "clip_id", "path", "genre", "artist", "album", "track", "status", "y_true", "y_pred",
@@ -97,6 +101,11 @@ class Run:
         """Return the clips with status ``ok``, with the digest of their audio (sha256)."""
         clips = self.read("clips")
         return clips[clips["status"] == "ok"].merge(self.read("audio"), on="clip_id", how="left")
+
+    def sound_files(self, clips: pd.DataFrame) -> list[Path]:
+        """Return the sound file of each clip."""
+        folder = Path(self.recorded("data_dir")["path"])
+        return [folder / path for path in clips["path"]]
 
     def record(self, part: str, value: dict[str, Any]) -> None:
         """Put one part (parameters and facts of a stage) into run.json."""

@@ -77,6 +77,21 @@ def write_json(path: str | Path, value: Any) -> None:  # noqa: ANN401
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
+def remembered(
+    path: str | Path, make: Callable[[], dict[str, np.ndarray]]
+) -> dict[str, np.ndarray]:
+    """Return the arrays of an ``.npz`` file; where it is not there, ``make`` and write them.
+
+    The name must say all that the arrays depend on (a digest).
+    """
+    path = Path(path)
+    if not path.is_file():
+        arrays = make()
+        write_atomic(path, lambda part: np.savez(part, **arrays))
+    with np.load(path) as stored:
+        return dict(stored)
+
+
 class Store:
     """Rows of one computation.
 

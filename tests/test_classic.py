@@ -173,17 +173,17 @@ def test_parts_of_arrays_by_hand():
 
 
 @threadpool_limits.wrap(limits=1)
-def test_importance_finds_the_planted_feature():
+def test_importance_finds_the_planted_feature(tmp_path):
     rng = np.random.default_rng(0)
     y, groups = np.repeat(GENRES, 30), np.arange(90) % 15
     rows = rng.normal(size=(90, 5))
     rows[:, 3] += 3 * np.searchsorted(GENRES, y)
     names = [f"f{i}" for i in range(5)]
-    table = classic.importances(rows, y, groups, names)
+    table = classic.importances(rows, y, groups, names, root=tmp_path)
     assert table["feature"][0] == "f3"
     assert table["importance"][0] > 0.3
     assert (table["importance"][1:].abs() < 0.1).all()
-    assert table.equals(classic.importances(rows, y, groups, names))
+    assert table.equals(classic.importances(rows, y, groups, names, root=tmp_path))
 
 
 def test_estimators_follow_scikit_learns_conventions():

@@ -69,9 +69,9 @@ def markdown(table: pd.DataFrame, title: str, note: str = "") -> str:
         cells = [
             NAMES.get(row.system, row.system),
             row.protocol,
-            _interval(row.accuracy, row.accuracy_lo, row.accuracy_hi),
+            interval(row.accuracy, row.accuracy_lo, row.accuracy_hi),
             f"{row.f_score:.2f}",
-            _interval(row.song_accuracy, row.song_accuracy_lo, row.song_accuracy_hi),
+            interval(row.song_accuracy, row.song_accuracy_lo, row.song_accuracy_hi),
             theirs,
         ]
         lines.append("| " + " | ".join(cells) + " |")
@@ -80,5 +80,6 @@ def markdown(table: pd.DataFrame, title: str, note: str = "") -> str:
     return "\n".join(lines) + "\n"
 
 
-def _interval(value: float, low: float, high: float) -> str:
+def interval(value: float, low: float, high: float) -> str:
+    """Write a number with the ends of its interval."""
     return f"{value:.2f} ({low:.2f}–{high:.2f})"

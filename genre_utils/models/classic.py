@@ -4,8 +4,12 @@ Hand-crafted features with four classifiers are Bahuleyan's (2018, the paper's r
 pooled maps of VGG-16 and the embedding go beyond both papers.
 """
 
+import hashlib
+import sys
 from collections.abc import Callable, Sequence
 from functools import partial
+from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -17,6 +21,7 @@ from sklearn.preprocessing import StandardScaler
 
 from genre_utils.extraction import musicnn, vgg
 from genre_utils.models.nested import RbfSVM, Searched, inner_folds
+from genre_utils.store import code_version, digest, remembered
 
 POOLED = tuple(f"pooled-mel/{block}" for block in vgg.POOLS)
 MUSICNN = ("musicnn/penultimate_mean", "musicnn/penultimate_std")
@@ -94,7 +99,7 @@ def boosting(*, seed: int = 0) -> HistGradientBoostingClassifier:
 
 
 def importances(
-    rows: np.ndarray, y: np.ndarray, groups: np.ndarray, names: Sequence[str], *,
+    rows: np.ndarray, y: np.ndarray, groups: np.ndarray, names: Sequence[str], *, root: Path,
     n_folds: int = 3, n_repeats: int = 3, seed: int = 0,
 ) -> pd.DataFrame:  # fmt: skip
     """How much accuracy a forest loses on clips that it has not met when a feature is shuffled.
@@ -106,19 +111,33 @@ def importances(
     y, groups : np.ndarray [shape=(n,)]
         Genres, and what stays whole between the folds (artists).
     names : sequence of str [len=d]
+    root : Path
+        Folder that keeps the result.
 
     Returns
     -------
     pd.DataFrame
         feature, importance (mean loss of accuracy over folds and shuffles), sd; largest first.
     """
+    key = {
+        "rows": hashlib.sha256(rows.tobytes()).hexdigest(), "y": list(y), "groups": list(groups),
+        "how": [n_folds, n_repeats, seed], "library": version("scikit-learn"),
+        "code": code_version(sys.modules[__name__]),
+    }  # fmt: skip
+    path = root / f"importances-{digest(key)[:24]}.npz"
+    losses = remembered(path, lambda: _losses(rows, y, groups, n_folds, n_repeats, seed))["losses"]
+    table = pd.DataFrame({"feature": names, "importance": losses.mean(axis=1)})
+    table["sd"] = losses.std(axis=1, ddof=1)
+    return table.sort_values("importance", ascending=False, kind="stable", ignore_index=True)
+
+
+def _losses(
+    rows: np.ndarray, y: np.ndarray, groups: np.ndarray, n_folds: int, n_repeats: int, seed: int
+) -> dict[str, np.ndarray]:
     losses = []
     for train, test in inner_folds(y, groups, n_folds, seed):
         trees = RandomForestClassifier(n_estimators=200, random_state=seed)
         trees.fit(rows[train], y[train])
         how = {"n_repeats": n_repeats, "random_state": seed}
         losses.append(permutation_importance(trees, rows[test], y[test], **how).importances)
-    losses = np.hstack(losses)
-    table = pd.DataFrame({"feature": names, "importance": losses.mean(axis=1)})
-    table["sd"] = losses.std(axis=1, ddof=1)
-    return table.sort_values("importance", ascending=False, kind="stable", ignore_index=True)
+    return {"losses": np.hstack(losses)}

@@ -1,0 +1,102 @@
+"""Explanations of tested clips, each by the head that had not heard it; kept on disk."""
+
+import sys
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from genre_utils.extraction.features import to_image
+from genre_utils.extraction.weights import Weights
+from genre_utils.metrics.confused_pairs import pair_rates
+from genre_utils.store import code_version, digest, remembered
+
+
+def most_confused(predictions: pd.DataFrame, n: int = 1) -> list[tuple[str, str]]:
+    """Return the n pairs of genres that are taken for each other most, as a share of their clips.
+
+    Parameters
+    ----------
+    predictions : pd.DataFrame
+        y_true, y_pred of one system under one protocol.
+    """
+    genres = sorted(set(predictions["y_true"]) | set(predictions["y_pred"]))
+    counts = pd.crosstab(predictions["y_true"], predictions["y_pred"])
+    counts = counts.reindex(index=genres, columns=genres, fill_value=0).to_numpy()
+    pairs = list(combinations(range(len(genres)), 2))
+    order = np.argsort(-pair_rates(counts, pairs), kind="stable")[:n]
+    return [(genres[pairs[i][0]], genres[pairs[i][1]]) for i in order]
+
+
+def explained(
+    chosen: pd.DataFrame, clips: pd.DataFrame, folds: pd.Series, maps: np.ndarray,
+    mel: np.ndarray, trunk: Weights, *, settings: dict[str, Any], look: dict[str, str], root: Path,
+) -> dict[str, np.ndarray]:  # fmt: skip
+    """Say of chosen clips what spoke for the genre that was answered.
+
+    Parameters
+    ----------
+    chosen : pd.DataFrame
+        From `explain.examples`.
+    clips : pd.DataFrame
+        The n usable clips.
+    folds : pd.Series
+        Fold of each clip under the protocol of ``chosen``, indexed by clip_id.
+    maps : np.ndarray [shape=(n, 6, 19, 512)]
+        VGG-16 maps that the heads are trained on, once more, for the folds of the chosen clips.
+    mel : np.ndarray [shape=(len(chosen), 216, t)]
+        Mel-spectrograms of the chosen clips.
+    trunk : Weights
+    settings : dict
+        Of `HeadClassifier`, as in the cross-validation (``seed`` is moved on by the fold).
+    look : dict
+        mel_scale, channels and preprocessing, as the maps were made.
+    root : Path
+        Folder that keeps the result.
+
+    Returns
+    -------
+    dict
+        "gradient" (`explain.grad_cam`) and "occlusion" of each chosen clip
+        [len(chosen), 216, t]; the `explain.randomised` maps of the first clip under their names
+        after "sanity: ".
+    """
+    from genre_utils.models import dense, explain, head  # TensorFlow
+
+    key = {
+        "chosen": chosen.drop(columns="confidence").to_numpy().tolist(),
+        "clips": clips[["sha256", "genre"]].to_numpy().tolist(),
+        "folds": [int(fold) for fold in clips["clip_id"].map(folds)],
+        "weights": trunk.digest, "settings": settings, "look": look,
+        "code": code_version(explain, head, dense, sys.modules[__name__]),
+    }  # fmt: skip
+    path = root / f"saliency-{digest(key)[:24]}.npz"
+    return remembered(path, lambda: _maps(chosen, clips, folds, maps, mel, trunk, settings, look))
+
+
+def _maps(
+    chosen: pd.DataFrame, clips: pd.DataFrame, folds: pd.Series, maps: np.ndarray,
+    mel: np.ndarray, trunk: Weights, settings: dict, look: dict,
+) -> dict[str, np.ndarray]:  # fmt: skip
+    from genre_utils.models import explain
+    from genre_utils.models.head import HeadClassifier
+
+    y, fold_of = clips["genre"].to_numpy(), clips["clip_id"].map(folds).to_numpy()
+    how = {"scale": look["mel_scale"], "channels": look["channels"]}
+    images = [to_image(each, "mel", **how) for each in mel]
+    result = {"gradient": np.zeros(mel.shape, np.float32), "occlusion": np.zeros(mel.shape)}
+    for fold, rows in chosen.reset_index(drop=True).groupby("fold"):
+        train = fold_of != fold
+        own = settings | {"seed": settings["seed"] + int(fold)}
+        trained = HeadClassifier(**own).fit(maps[train], y[train])
+        shape = images[0].shape[:2]
+        network = explain.Network(trunk.arrays, trained, shape, look["preprocessing"])
+        for i, genre in rows["y_pred"].items():
+            result["gradient"][i] = explain.grad_cam(network, images[i], genre)
+            result["occlusion"][i] = explain.occlusion(network, images[i], genre)
+            if i == 0:
+                found = explain.randomised(network, images[i], genre, seed=settings["seed"])
+                result |= {f"sanity: {name}": each for name, each in found.items()}
+    return result
