@@ -253,7 +253,8 @@ def test_a_resample_counts_like_repeated_clips():
     predictions = _hand_made()
     confidence, right = calibration.confidences(predictions)
     times = np.array([0, 2, 1, 3, 1])
-    counted = coverage._accuracies(confidence, right, times.astype(float), coverage.COVERAGES)
+    weights = times[None].astype(float)
+    counted = coverage._accuracies(confidence, right, weights, coverage.COVERAGES)[0]
     written = predictions.loc[predictions.index.repeat(times)].reset_index(drop=True)
     written["clip_id"] = [f"r{i}" for i in written.index]
     clips = _clips(written, list("abcdefg"))
