@@ -132,7 +132,8 @@ def train_from_run(run: Run, out: str | Path = "", *, system: str = DEFAULT) -> 
 def _made_of(system: str, clips: pd.DataFrame, folds: pd.Series, store: Store) -> str:
     """Return a digest of everything that a model of a run depends on."""
     known = _recipe(system)
-    modules = (import_module(f"genre_utils.{n}") for n in registry.SYSTEMS[known.registered].modules)
+    names = registry.SYSTEMS[known.registered].modules
+    modules = (import_module(f"genre_utils.{name}") for name in names)
     return digest(
         {
             "system": [system, known.registered, known.settings], "store": store.folder.name,
