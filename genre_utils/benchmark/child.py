@@ -50,16 +50,19 @@ def synthetic(root: Path, name: str, n: int, shape: tuple, zeros: float = 0.0) -
     return store
 
 
+def _files(n: int, root: Path) -> tuple[list[Path], list[str]]:
+    """Repeat the files named in files.json of the parent's folder under other digests."""
+    files = [Path(path) for path in json.loads((root.parent / "files.json").read_text())]
+    return [files[i % len(files)] for i in range(n)], list(clip_table(n)["sha256"])
+
+
 def features(n: int, root: Path) -> Task:
-    """Extract real files (FILES, a list in the parent's folder), repeated under other digests."""
+    """Extract real files, repeated under other digests."""
     from genre_utils.extraction import features as fast
 
     how = {"offset": 0.0, "fill": "repeat", "mel_scale": "db"}
-    files = [Path(path) for path in json.loads((root.parent / "files.json").read_text())]
-    repeated = [files[i % len(files)] for i in range(n)]
-    stores = fast.stores(root, **how, fresh=False)
-    ids = list(clip_table(n)["sha256"])
-    return lambda: fast.extract_all(repeated, ids, stores, jobs=WORKERS, **how)
+    (files, ids), stores = _files(n, root), fast.stores(root, **how, fresh=False)
+    return lambda: fast.extract_all(files, ids, stores, jobs=WORKERS, **how)
 
 
 def trunk(n: int, root: Path, name: str = "mel") -> Task:
@@ -93,7 +96,16 @@ def head(n: int, root: Path) -> Task:
 
 
 def duplicates(n: int, root: Path) -> Task:
-    """Compare random chromagrams of all clips with each other."""
+    """Take fingerprints of real files, repeated; compare random ones, which are no duplicates."""
+    from genre_utils.data import duplicates
+
+    os.environ["GENRE_UTILS_CACHE"] = str(root)  # fingerprints are kept in the cache
+    compare, (files, ids) = pairs(n, root), _files(n, root)
+    return lambda: (duplicates.fingerprints(files, ids, jobs=WORKERS), compare())
+
+
+def pairs(n: int, root: Path) -> Task:
+    """Compare random fingerprints of all clips with each other."""
     from genre_utils.data import duplicates
 
     prints = np.random.default_rng(0).random((n, 12, 79), np.float32)
@@ -117,7 +129,7 @@ def tables(n: int, root: Path) -> Task:
 
 
 STAGES = {task.__name__: task for task in
-          (features, trunk, trunk_small, head, duplicates, tables)}  # fmt: skip
+          (features, trunk, trunk_small, head, duplicates, pairs, tables)}  # fmt: skip
 
 
 def peak_memory() -> float:

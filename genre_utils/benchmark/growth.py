@@ -23,12 +23,14 @@ PLAN = {
     "trunk": (128, 384),
     "trunk_small": SIZES,
     "head": (*SIZES, paper.N_CLIPS),
-    "duplicates": (*SIZES, paper.N_CLIPS),
+    "duplicates": SIZES,
+    "pairs": (*SIZES, paper.N_CLIPS),
     "tables": (*SIZES, paper.N_CLIPS),
 }
 LABELS = {
     "features": "features", "trunk": "trunk", "trunk_small": "trunk on MFCC images",
-    "head": "head, one fold and epoch", "duplicates": "duplicates by sound", "tables": "Table 1",
+    "head": "head, one fold and epoch", "duplicates": "duplicates by sound",
+    "pairs": "comparing all pairs alone", "tables": "Table 1",
 }  # fmt: skip
 Found = list[list[float]]
 
@@ -84,7 +86,8 @@ def growth_row(stage: str, found: Found) -> Row:
     times = {n: took for n, took, _ in found}
     first, last = (times[n] / n for n in (SIZES[0], SIZES[-1]))
     detail = ", ".join(f"{n:,}: {times[n]:.2f} s" for n in SIZES)
-    name, target = f"growth: {LABELS[stage]}", "ours <= 1.1"
+    # The pairs are a part of the duplicates' stage, and quadratic by their nature: no target.
+    name, target = f"growth: {LABELS[stage]}", "" if stage == "pairs" else "ours <= 1.1"
     return Row(name, last / first, "time per clip, 4,000 to 1,000 clips", target=target,
                detail=detail)  # fmt: skip
 

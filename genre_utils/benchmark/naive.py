@@ -55,7 +55,8 @@ def images(mel: np.ndarray) -> np.ndarray:
     """Mel-spectrograms [n, 216, 626] in dB as VGG-16's input: 0..255, three times, Keras' way."""
     grey = 255 * (mel + 80) / 80
     colour = np.repeat(grey[..., None].astype(np.float32), 3, axis=-1)
-    return keras.applications.vgg16.preprocess_input(colour)
+    # It turns RGB round by negative strides, which not every framework takes.
+    return np.ascontiguousarray(keras.applications.vgg16.preprocess_input(colour))
 
 
 def whole_network(shape: tuple[int, int, int], n_classes: int, arrays: Arrays) -> keras.Model:
