@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-MODULES = sorted((ROOT / "genre_utils").glob("*.py"))
+MODULES = sorted((ROOT / "genre_utils").rglob("*.py"))
 
 
 def test_ruff_has_nothing_to_say():
@@ -28,4 +28,4 @@ def test_every_module_has_its_place_in_readme():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     for path in MODULES:
         if not path.stem.startswith("__"):
-            assert path.stem in readme, path.stem
+            assert f"`{path.stem}`" in readme, path.stem

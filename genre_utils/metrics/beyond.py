@@ -42,11 +42,11 @@ def beyond_table(
         _lead(predictions, clips, row.system, row.protocol, reference, how)
         for row in table.itertuples()
     ]
-    table[LEADS] = np.round(np.array(leads), 6)
+    table[LEADS] = np.array(leads)
     for protocol in table["protocol"].unique():
         here = (table["protocol"] == protocol) & table["song_lead_p"].notna()
         table.loc[here, "song_lead_p"] = intervals.holm(table.loc[here, "song_lead_p"])
-    return table
+    return table.round(dict.fromkeys(LEADS, 6))
 
 
 def _lead(
