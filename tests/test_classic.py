@@ -2,7 +2,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from sklearn.base import clone
-from sklearn.metrics import log_loss
 from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -115,21 +114,6 @@ def test_blocks_weigh_the_same():
     together = nested.RbfSVM(_one).fit(X[fit], y[fit])
     right = [(svm.predict(X[test]) == y[test]).mean() for svm in (apart, together)]
     assert right[0] > 0.9 > right[1]
-
-
-def test_temperature_is_the_best_one_and_found_again():
-    rng = np.random.default_rng(0)
-    logits = rng.normal(size=(4000, 3))
-    proba = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    target = np.array([rng.choice(3, p=p) for p in proba])
-    assert nested.fit_temperature(5 * logits, target) == pytest.approx(5, rel=0.1)
-    found = nested.fit_temperature(logits, target)
-
-    def loss(t):
-        p = np.exp(logits / t)
-        return log_loss(target, p / p.sum(axis=1, keepdims=True))
-
-    assert loss(found) <= min(loss(found * 1.02), loss(found / 1.02))
 
 
 @pytest.mark.parametrize("protocol", list(splits.PROTOCOLS))

@@ -13,12 +13,9 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
-from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.metrics import brier_score_loss, log_loss
-from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
-from sklearn.utils.validation import check_is_fitted
 
-from genre_utils.errors import GenreUtilsError, UsageError
+from genre_utils.errors import GenreUtilsError
 from genre_utils.metrics.evaluate import KEY
 
 N_BINS = 15  # as in Guo et al.
@@ -139,8 +136,8 @@ def out_of_fold_temperatures(predictions: pd.DataFrame) -> pd.DataFrame:
 
     None of these clips was known to the model that answered, and no answer to the fold's own
     clips is used. But those models did train on the fold's clips: what these taught them is in
-    the T, one number of hundreds of clips. `TemperatureScaled` avoids even that, at the cost of
-    more trainings.
+    the T, one number of hundreds of clips. `combine.TemperatureScaled` avoids even that, at the
+    cost of more trainings.
 
     Returns
     -------
@@ -174,71 +171,6 @@ def scaled(predictions: pd.DataFrame, temperatures: pd.DataFrame) -> pd.DataFram
         raise GenreUtilsError("a fold of the predictions has no temperature; fit them on all folds")
     proba = apply_temperature(_arrays(part)[0], merged[["temperature"]].to_numpy())
     return part.assign(**dict(zip(_columns(part), proba.T, strict=True)))
-
-
-class TemperatureScaled(ClassifierMixin, BaseEstimator):
-    """A classifier whose T comes from its own training clips alone.
-
-    Each training clip is answered by a model that was trained without it (and without its group);
-    these answers give T. Then the classifier is trained on all. Costs ``inner_folds`` trainings
-    more, on somewhat fewer clips than the last one.
-
-    Parameters
-    ----------
-    estimator : scikit-learn classifier with ``predict_proba``
-    inner_folds : int
-    seed : int
-        Draws the inner folds.
-
-    Attributes
-    ----------
-    estimator_ : the classifier trained on all clips
-    temperature_ : float
-    classes_ : np.ndarray [shape=(n_classes,)]
-    """
-
-    def __init__(self, estimator: BaseEstimator, *, inner_folds: int = 3, seed: int = 0) -> None:
-        self.estimator = estimator
-        self.inner_folds = inner_folds
-        self.seed = seed
-
-    def fit(
-        self, X: np.ndarray, y: np.ndarray, groups: np.ndarray | None = None
-    ) -> "TemperatureScaled":
-        """Train on rows X and names y [n]; inner folds keep ``groups`` [n] (artists) whole.
-
-        Raises
-        ------
-        UsageError
-            Too few clips or groups for the inner folds.
-        """
-        self.classes_, target = np.unique(y, return_inverse=True)
-        units = len(y) if groups is None else len(np.unique(groups))
-        if not 2 <= self.inner_folds <= units:
-            raise UsageError(
-                f"inner_folds={self.inner_folds}: from 2 to the {units} groups that the training "
-                "part has"
-            )
-        kind = StratifiedKFold if groups is None else StratifiedGroupKFold
-        folds = kind(self.inner_folds, shuffle=True, random_state=self.seed)
-        proba = np.zeros((len(y), len(self.classes_)))  # a genre not trained on has 0
-        for train, test in folds.split(target, target, groups):
-            model = clone(self.estimator).fit(X[train], y[train])
-            columns = np.searchsorted(self.classes_, model.classes_)
-            proba[np.ix_(test, columns)] = model.predict_proba(X[test])
-        self.temperature_ = fit_temperature(proba, target)
-        self.estimator_ = clone(self.estimator).fit(X, y)
-        return self
-
-    def predict_proba(self, X: np.ndarray) -> np.ndarray:
-        """Return probabilities [n, n_classes] in the order of ``classes_``."""
-        check_is_fitted(self)
-        return apply_temperature(self.estimator_.predict_proba(X), self.temperature_)
-
-    def predict(self, X: np.ndarray) -> np.ndarray:
-        """Return the most probable genre of each row; T has no part in it."""
-        check_is_fitted(self)
-        return self.estimator_.predict(X)
 
 
 def _columns(table: pd.DataFrame) -> list[str]:

@@ -12,6 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.utils.validation import check_is_fitted, has_fit_parameter
 from threadpoolctl import threadpool_limits
 
+from genre_utils.metrics.calibration import apply_temperature, fit_temperature
 from genre_utils.models import fair_svm
 from genre_utils.models.nested import inner_folds
 
@@ -176,6 +177,60 @@ class Chosen(ClassifierMixin, BaseEstimator):
         """Return the chosen candidate's answers."""
         check_is_fitted(self)
         return self._best.predict(X)
+
+
+class TemperatureScaled(ClassifierMixin, BaseEstimator):
+    """A classifier whose temperature comes from its own training clips alone.
+
+    Each training clip is answered by a model that was trained without it (and without its group);
+    these answers give T, see `calibration.fit_temperature`. Then the classifier is trained on all.
+    Costs ``inner_folds`` trainings more, on somewhat fewer clips than the last one.
+
+    Parameters
+    ----------
+    estimator : estimator
+        Has ``predict_proba``.
+    inner_folds, inner_seed : int
+        See `nested.inner_folds`.
+
+    Attributes
+    ----------
+    classes_ : np.ndarray [shape=(n_classes,)]
+    estimator_ : estimator
+        Trained on all clips.
+    temperature_ : float
+    """
+
+    def __init__(
+        self, estimator: BaseEstimator, *, inner_folds: int = 3, inner_seed: int = 0
+    ) -> None:
+        self.estimator = estimator
+        self.inner_folds = inner_folds
+        self.inner_seed = inner_seed
+
+    def fit(
+        self, X: np.ndarray, y: np.ndarray, groups: np.ndarray | None = None
+    ) -> "TemperatureScaled":
+        """Train on rows X and genres y [n]; groups [n] stay whole in inner folds."""
+        self.classes_, target = np.unique(y, return_inverse=True)
+        proba = np.zeros((len(y), len(self.classes_)))  # a genre not trained on has 0
+        for train, test in inner_folds(y, groups, self.inner_folds, self.inner_seed):
+            model = fitted(self.estimator, X[train], y[train], None)
+            columns = np.searchsorted(self.classes_, model.classes_)
+            proba[np.ix_(test, columns)] = model.predict_proba(X[test])
+        self.temperature_ = fit_temperature(proba, target)
+        self.estimator_ = fitted(self.estimator, X, y, None)
+        return self
+
+    def predict_proba(self, X: np.ndarray) -> np.ndarray:
+        """Return probabilities [n, n_classes] in the order of ``classes_``."""
+        check_is_fitted(self)
+        return apply_temperature(self.estimator_.predict_proba(X), self.temperature_)
+
+    def predict(self, X: np.ndarray) -> np.ndarray:
+        """Return the trained classifier's answers; a temperature changes none."""
+        check_is_fitted(self)
+        return self.estimator_.predict(X)
 
 
 def fitted(

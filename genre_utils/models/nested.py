@@ -4,8 +4,7 @@ import warnings
 from collections.abc import Callable
 
 import numpy as np
-from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax, softmax
+from scipy.special import softmax
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.metrics.pairwise import euclidean_distances
 from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold, StratifiedKFold
@@ -15,6 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 from threadpoolctl import threadpool_limits
 
 from genre_utils.errors import UsageError
+from genre_utils.metrics.calibration import fit_temperature
 
 Blocks = Callable[[np.ndarray], list[np.ndarray]]
 
@@ -122,7 +122,7 @@ class RbfSVM(ClassifierMixin, BaseEstimator):
                 values[j, test] = _decision(svc, kernel, len(self.classes_))
         best = int(scores.mean(axis=1).argmax())
         self.best_score_ = float(scores[best].mean())
-        self.temperature_ = fit_temperature(values[best], target)
+        self.temperature_ = fit_temperature(softmax(values[best], axis=1), target)
         C, self._gamma = grid[best]
         self.choice_ = {"C": C, "gamma": self._gamma, "inner_accuracy": round(self.best_score_, 6)}
         self._scale = StandardScaler().fit(x)
@@ -206,12 +206,3 @@ def _decision(svc: SVC, kernel: np.ndarray, n_classes: int) -> np.ndarray:
     values = np.repeat(found.min(axis=1, keepdims=True) - 1, n_classes, axis=1)
     values[:, svc.classes_] = found
     return values
-
-
-def fit_temperature(values: np.ndarray, target: np.ndarray) -> float:
-    """Divisor of decision values [n, k] under which their softmax fits the classes [n] best."""
-
-    def loss(log_t: float) -> float:
-        return -log_softmax(values / np.exp(log_t), axis=1)[np.arange(len(target)), target].mean()
-
-    return float(np.exp(minimize_scalar(loss, bounds=(-5, 5), method="bounded").x))

@@ -13,7 +13,6 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 from genre_utils import paper
-from genre_utils.metrics.calibration import TemperatureScaled
 from genre_utils.models import classic, combine, fair_svm, svm
 
 
@@ -59,7 +58,8 @@ def _windows(**settings: Any) -> BaseEstimator:  # noqa: ANN401
 
 
 def _calibrated(*, inner_folds: int, inner_seed: int = 0, **settings: Any) -> BaseEstimator:  # noqa: ANN401
-    return TemperatureScaled(_head(**settings), inner_folds=inner_folds, seed=inner_seed)
+    how = {"inner_folds": inner_folds, "inner_seed": inner_seed}
+    return combine.TemperatureScaled(_head(**settings), **how)
 
 
 def _tuned(**settings: Any) -> BaseEstimator:  # noqa: ANN401
@@ -74,13 +74,14 @@ def _ecoc_svm(*, volume_threshold: float, coding: str) -> BaseEstimator:
 
 
 def _classic(make: Callable, label: str, *arrays: str, grouped: bool = True) -> System:
-    modules = ("models.classic", "models.nested", "models.combine")
+    modules = ("models.classic", *NESTED, "models.combine")
     return System(arrays, make, modules, SKLEARN, label, grouped)
 
 
 HEAD = ("models.head", "models.dense")
 TUNED = ("models.finetune", *HEAD, "extraction.vgg", "extraction.features")
-FAIR = ("models.fair_svm", "models.nested", "models.svm")
+NESTED = ("models.nested", "metrics.calibration")
+FAIR = ("models.fair_svm", *NESTED, "models.svm")
 ALL = ("pooled-mel", "handcrafted", "musicnn")
 KERAS = ("keras", "tensorflow", "numba", "numpy", "scipy")
 SKLEARN = ("scikit-learn", "numpy", "scipy")
@@ -108,7 +109,7 @@ SYSTEMS: dict[str, System] = {
         "CNN+Mel, first and last 20 s",
     ),
     "cnn-mel-calibrated": System(
-        ("vgg-mel",), _calibrated, (*HEAD, "metrics.calibration", "models.nested"), KERAS,
+        ("vgg-mel",), _calibrated, (*HEAD, *NESTED, "models.combine"), KERAS,
         "CNN+Mel, calibrated", grouped=True,
     ),
     "pooled-svm": _classic(classic.svm_of(*classic.POOLED), "VGG blocks 3-5, SVM", "pooled-mel"),
