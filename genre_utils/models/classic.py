@@ -120,7 +120,8 @@ def importances(
         feature, importance (mean loss of accuracy over folds and shuffles), sd; largest first.
     """
     key = {
-        "rows": hashlib.sha256(rows.tobytes()).hexdigest(), "y": y.tolist(), "groups": groups.tolist(),
+        "rows": hashlib.sha256(rows.tobytes()).hexdigest(), "y": y.tolist(),
+        "groups": groups.tolist(),
         "how": [n_folds, n_repeats, seed], "library": version("scikit-learn"),
         "code": code_version(sys.modules[__name__]),
     }  # fmt: skip
