@@ -83,9 +83,11 @@ def _store(folder: Path, needed: dict[str, str]) -> Entry:
 def _about(folder: Path) -> str:
     with suppress(OSError, ValueError):
         key = json.loads((folder / KEY).read_text(encoding="utf-8"))
-        flat = {k: v for k, v in key.items() if not isinstance(v, dict)} | key.get("audio", {})
         hidden = ("code", "features", "feature", "weights")
-        return " ".join(f"{k}={v}" for k, v in flat.items() if k not in hidden)
+        parts = (key.get("audio", {}) | key).items()
+        return " ".join(
+            f"{k}={v}" for k, v in parts if k not in hidden and not isinstance(v, dict | list)
+        )
     return "its key is damaged"
 
 

@@ -27,7 +27,7 @@ def stored(cache, tmp_path, monkeypatch):
     root, made = cache / "arrays", {}
     for label, name, key, clips, days in (
         ("now", "mel", {"n_mels": 216, "code": "b" * 16}, 5, 0.5),
-        ("old", "mel", {"n_mels": 128, "code": "a" * 16}, 3, 40),
+        ("old", "mel", {"n_mels": 128, "audio": {"n_mels": 1}, "names": ["x"]}, 3, 40),
         ("needed", "vgg-mel", {"features": "mel-x", "precision": "float32"}, 2, 50),
     ):
         store = Store(root, name, key)
