@@ -60,9 +60,15 @@ WINDOWS = pd.DataFrame(
      "World": [0.3, 0.4, np.nan, 0.9]}
 )  # fmt: skip
 COSTS = pd.DataFrame({"system": ["cnn-mel", "svm-mfcc"], "seconds": [2100.0, 1.34]})
-MAPS = {"trained": BUMP, "head random": 1 - BUMP, "all random": 0 * BUMP}
-ALIKE = pd.Series({"trained": 1.0, "head random": -1.0, "all random": np.nan})
-CLIPS = [("World", MEL, BUMP, 3 * BUMP - 1), ("Jazz, taken for World", MEL, BUMP, -2 * BUMP)]
+MAPS = {
+    "trained": BUMP, "head random": 1 - BUMP, "all random": 0 * BUMP,
+    "head and block 5 random": BUMP,
+}  # fmt: skip
+ALIKE = pd.Series(dict(zip(MAPS, (1.0, -1.0, np.nan, 0.25), strict=True)))
+CLIPS = [
+    ("World", MEL, BUMP, 3 * BUMP - 1),
+    ("Electro Rock, taken for Electronica", MEL, BUMP, -2 * BUMP),
+]
 PICTURES = {
     "reliability": lambda note: beyond_figures.reliability_diagrams(BEFORE, AFTER, note),
     "coverage": lambda note: beyond_figures.coverage_curves(CURVES, note),
@@ -135,7 +141,7 @@ def test_saliency_has_axes_in_seconds_and_hertz_and_maps_over_the_spectrogram():
     for row, (title, _, gradient, occluded) in zip(
         np.array(fig.axes).reshape(2, 3), CLIPS, strict=True
     ):
-        assert row[0].get_title(loc="left") == title
+        assert row[0].get_title(loc="left").replace("\n", " ") == title
         assert [len(ax.images) for ax in row] == [1, 2, 2]
         assert (row[1].images[1].get_array() == gradient).all()
         assert (row[2].images[1].get_array() == occluded).all()
@@ -149,7 +155,7 @@ def test_saliency_has_axes_in_seconds_and_hertz_and_maps_over_the_spectrogram():
 
 def test_the_sanity_check_says_the_correlations():
     titles = [ax.get_title(loc="left") for ax in _shown(PICTURES["sanity"](""))]
-    assert titles[:2] == ["trained", "head random: rank correlation -1.00"]
+    assert titles[:2] == ["trained", "head random: ρ = -1.00"]
     assert titles[2] == "all random: map is flat"
 
 

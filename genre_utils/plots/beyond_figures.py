@@ -1,5 +1,7 @@
 """Pictures of what goes beyond the paper: more systems, how sure they are, and why they answer."""
 
+from textwrap import fill
+
 import numpy as np
 import pandas as pd
 import seaborn as sns
@@ -111,7 +113,7 @@ def saliency(
         Title such as "Classical, taken for Ambient"; mel [216, t] in dB; maps of the same shape
         from `models.explain`, the first 0..1, the last in log-odds.
     """
-    fig, axes = canvas(len(clips), 3, 0.9 + 2.3 * len(clips), sharey=True, squeeze=False)
+    fig, axes = canvas(len(clips), 3, 0.9 + 2.5 * len(clips), sharey=True, squeeze=False)
     for row, (title, mel, gradient, occluded) in zip(axes, clips, strict=True):
         for ax, colours in zip(row, ("magma", "gray", "gray"), strict=True):
             _show(ax, mel, "mel", vmin=-TOP_DB, vmax=0, cmap=colours)
@@ -119,7 +121,7 @@ def saliency(
         _overlay(row[1], gradient, "inferno", (0, 1))
         far = max(np.abs(occluded).max(), 1e-6)
         _overlay(row[2], occluded, "RdBu_r", (-far, far))
-        row[0].set_title(title)
+        row[0].set_title(fill(title, 24))
         row[1].set_title("Gradient map")
         row[2].set_title(f"Occlusion, {occluded.min():+.1f} to {occluded.max():+.1f}")
     for ax in axes[-1]:
@@ -158,14 +160,14 @@ def sanity_check(
         _show(ax, mel, "mel", vmin=-TOP_DB, vmax=0, cmap="gray")
         _overlay(ax, values, "inferno", (0, 1))
         alike = correlations[name]
-        words = "map is flat" if np.isnan(alike) else f"rank correlation {alike:.2f}"
+        words = "map is flat" if np.isnan(alike) else f"ρ = {alike:.2f}"
         ax.set_title(name if name == next(iter(maps)) else f"{name}: {words}")
         ax.set_ylabel("")
     _hide(axes, len(maps))
     for ax in axes[-1]:
         ax.set_xlabel("Time (s)")
     fig.supylabel("Hz (mel scale)", fontsize=11)
-    return finish(fig, "Does the map change when the weights are random?", note)
+    return finish(fig, "Maps of random weights, ρ: rank correlation with the trained", note)
 
 
 @styled
