@@ -174,3 +174,12 @@ def test_estimators_follow_scikit_learns_conventions():
     for name in SYSTEMS:
         made = systems.SYSTEMS[name].make()
         assert type(clone(made)) is type(made)
+
+
+def test_turning_the_columns_loses_nothing():
+    rows, y, groups = _corpus("musicnn-svm", strength=0.1, n_artists=12)
+    mine = classic.logistic_of("musicnn/tags", "musicnn/penultimate_mean")().fit(rows, y, groups)
+    x = np.hstack(classic.select(rows, ["musicnn/tags", "musicnn/penultimate_mean"]))
+    plain = make_pipeline(StandardScaler(), LogisticRegression(C=mine.choice_["C"], max_iter=1000))
+    expected = plain.fit(x, y).predict_proba(x)
+    assert np.allclose(mine.predict_proba(rows), expected, atol=1e-3)
