@@ -14,8 +14,8 @@ pixels, 0.5 s each), against 6 x 19 after the pooling behind it. `randomised` re
 weights drawn at random from the head downwards (Adebayo et al., "Sanity checks for saliency maps",
 NeurIPS 2018): a map that stays the same shows edges of the image, not what the network learned.
 
-A gradient map costs one pass of the trunk (some 0.4 s on two cores; the way back is only through
-the head), occlusion 41, the sanity check 4.
+A gradient map costs one pass of the trunk (the way back is only through the head), occlusion 41,
+the sanity check 4.
 """
 
 import copy
