@@ -10,7 +10,7 @@ importable() { # every package that the project imports, and the project itself
   "$1" - 2>/dev/null <<'PY'
 import sys
 from importlib.util import find_spec
-names = """genre_utils librosa soundfile numpy scipy keras tensorflow sklearn onnx pretty_midi
+names = """genre_utils librosa soxr soundfile numpy scipy keras tensorflow sklearn onnx pretty_midi
 midirenderer pandas matplotlib seaborn jupyterlab ipykernel ipywidgets papermill nbval nbformat
 yaml tqdm numba joblib threadpoolctl pooch mutagen pytest hypothesis statsmodels distributed ruff""".split()
 sys.exit(not all(find_spec(name) for name in names))
