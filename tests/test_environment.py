@@ -72,3 +72,10 @@ def test_no_address_of_a_package_index():
         text = (ROOT / file).read_text()
         assert "index" not in text, file
         assert "://" not in text, file
+
+
+def test_every_package_is_installed():
+    with (ROOT / "pyproject.toml").open("rb") as stream:
+        named = tomllib.load(stream)["tool"]["setuptools"]["packages"]
+    found = [p.parent for p in (ROOT / "genre_utils").rglob("__init__.py")]
+    assert sorted(named) == sorted(".".join(p.relative_to(ROOT).parts) for p in found)
