@@ -102,9 +102,7 @@ def coverage_curves(curves: pd.DataFrame, note: str = "") -> Figure:
 
 
 @styled
-def saliency(
-    clips: list[tuple[str, np.ndarray, np.ndarray, np.ndarray]], note: str = ""
-) -> Figure:
+def saliency(clips: list[tuple[str, np.ndarray, np.ndarray, np.ndarray]], note: str = "") -> Figure:
     """Show what speaks for the answer: mel-spectrogram, gradient map over it, occlusion beside it.
 
     Parameters
