@@ -5,6 +5,7 @@ import json
 import math
 import sys
 
+import joblib
 import numpy as np
 import pandas as pd
 import pytest
@@ -148,6 +149,52 @@ def test_whole_network_trains_the_head_alone(trunk):
     np.testing.assert_array_equal(model.layers[0].get_layer("block1_conv1").get_weights()[0],
                                   arrays["block1_conv1"][0])  # fmt: skip
     assert not np.array_equal(model.trainable_weights[0].numpy(), before)
+
+
+@pytest.fixture
+def bench(cache, tmp_path, monkeypatch):
+    """Eight clips of two genres with mel-spectrograms of 64 x 96, a probe that says bfloat16."""
+    from genre_utils.benchmark import stages, trunk
+    from genre_utils.extraction import vgg
+    from genre_utils.extraction.precision import Decision
+    from genre_utils.extraction.weights import load_weights
+    from genre_utils.store import Store
+
+    given = vgg.trunk_precision
+    monkeypatch.setattr(
+        vgg, "trunk_precision",
+        lambda weights, precision="auto": given(weights, "bfloat16")
+        if precision == "auto" else Decision(precision),
+    )  # fmt: skip
+    monkeypatch.setattr(trunk, "FOLDS", 2)
+    monkeypatch.setattr(trunk, "EPOCHS", 2)
+    ids, y = [f"{i:02d}" for i in range(8)], np.arange(8) % 2
+    made = stages.Bench([], ids, y, load_weights("random"), tmp_path, [], 1)
+    mel = np.random.default_rng(0).uniform(-80, 0, (8, 64, 96)).astype(np.float32)
+    made.plain, made.stores = {"mel": mel}, {"mel": Store(tmp_path, "mel", {})}
+    made.stores["mel"].put(ids, mel)
+    return made
+
+
+def test_stages_measure_what_they_say(bench):
+    from genre_utils.benchmark import stages, trunk
+
+    rows = {row.stage: row for row in [*trunk.trunk(bench), *stages.head(bench)]}
+    rows["features"] = Row("features", 10.0, "clips/s", 2.0, more_is_better=True)
+    rows |= {row.stage: row for row in [*stages.experiment(bench, rows), *trunk.agreement(bench)]}
+    assert rows["trunk"].ours > 0
+    assert "ours in bfloat16" in rows["trunk"].detail
+    assert 0.9 < rows["trunk: smallest cosine of bfloat16 maps"].ours < 1
+    assert 0 <= rows["trunk: predictions that bfloat16 changes"].ours <= 8
+    whole, head = rows["whole CNN experiment"], rows["head"]
+    once = (1 / 10 + 1 / rows["trunk"].ours) / 10
+    assert whole.ours == pytest.approx(once + 200 * head.ours / 1000 / 64)
+    assert rows["cost: head"].ours == pytest.approx(
+        200 * head.ours / 1000 / 64 * joblib.cpu_count()
+    )
+    assert whole.against > 0
+    error = float(rows["same results: difference of accuracies"].target.split()[-1])
+    assert 0 < error <= 0.5 / math.sqrt(8) + 1e-4
 
 
 # Synthetic clips.

@@ -2,7 +2,7 @@
 
 import argparse
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +39,7 @@ def add_parsers(commands: argparse._SubParsersAction) -> None:
 
 
 def main_benchmark(arguments: argparse.Namespace) -> int:
-    """Measure everything; some 15 minutes on two cores."""
+    """Measure everything; print and store it, also after each stage."""
     asked = rivals.chosen(arguments.against)
     if arguments.repeats < 1:
         raise UsageError(f"--repeats must be 1 or more, not {arguments.repeats}")
@@ -49,19 +49,24 @@ def main_benchmark(arguments: argparse.Namespace) -> int:
 
     last = growth.repeated_run(arguments.run)
     clips, folder = choose(arguments.dataset, arguments.data_dir, arguments.clips, trunk.FOLDS)
-    with tempfile.TemporaryDirectory(prefix="genre-utils-benchmark-") as root:
-        rows = [*_measure(clips, folder, Path(root), asked, arguments.repeats), last]
-    rows.sort(key=lambda row: [row.stage.startswith(name) for name in ORDER].index(True))
     facts = machine.describe() | {
         "clips": len(clips), "corpus": arguments.dataset, "repeats": arguments.repeats,
         "against": rivals.versions(asked),
     }  # fmt: skip
-    out = Path(arguments.out or ROOT / "figures" / "benchmark")
-    print(report.write(rows, facts, out))
+    out, text = Path(arguments.out or ROOT / "figures" / "benchmark"), ""
+    with tempfile.TemporaryDirectory(prefix="genre-utils-benchmark-") as root:
+        # Written after each stage: a run that is stopped leaves what it has measured.
+        for rows in _measure(clips, folder, Path(root), asked, arguments.repeats):
+            text = report.write(sorted([*rows, last], key=_place), facts, out)
+    print(text)
     table = pd.read_csv(out / "benchmark.csv")
     write_text(out / "scaling.md", scaling.page(table, facts))
     print(f"written to {out}")
     return 0
+
+
+def _place(row: Row) -> int:
+    return [row.stage.startswith(name) for name in ORDER].index(True)
 
 
 def choose(name: str, data_dir: str, n: int, folds: int) -> tuple[pd.DataFrame, Path]:
@@ -93,7 +98,7 @@ def choose(name: str, data_dir: str, n: int, folds: int) -> tuple[pd.DataFrame, 
 
 def _measure(
     clips: pd.DataFrame, folder: Path, root: Path, asked: list[str], repeats: int
-) -> list[Row]:
+) -> Iterator[list[Row]]:
     from genre_utils.benchmark import growth, stages, trunk
     from genre_utils.extraction.weights import load_weights
 
@@ -114,4 +119,4 @@ def _measure(
     for name, part in parts.items():
         took = seconds(lambda part=part: rows.extend(part()))
         print(f"{name:<20}{took:8.1f} s", flush=True)
-    return rows
+        yield rows
