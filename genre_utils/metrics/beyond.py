@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from genre_utils import paper
-from genre_utils.metrics import intervals, tables, votes
+from genre_utils.metrics import evaluate, intervals, tables, votes
 
 REFERENCE = next(iter(paper.TABLE1))  # cnn-mel
 LEADS = ["lead", "lead_lo", "lead_hi", "song_lead", "song_lead_lo", "song_lead_hi", "song_lead_p"]
@@ -38,31 +38,32 @@ def beyond_table(
     how = {"n_resamples": n_resamples, "seed": seed}
     table = tables.table1(predictions, clips, **how)
     table = table.drop(columns=["paper_accuracy", "paper_f_score"])
-    leads = [
-        _lead(predictions, clips, row.system, row.protocol, reference, how)
-        for row in table.itertuples()
-    ]
-    table[LEADS] = np.array(leads)
+    leads = {}
+    for (protocol, folds), systems in _tested_together(predictions).items():
+        part = predictions[predictions["protocol"] == protocol]
+        part = part[part["system"].isin([*systems, reference]) & part["fold"].isin(folds)]
+        levels = part, votes.song_level(part, clips)
+        pairs = [(system, reference) for system in systems if system != reference]
+        if pairs:
+            both = [intervals.compare(each, clips, pairs, **how) for each in levels]
+            for clip, song in zip(*(each.itertuples() for each in both), strict=True):
+                ends = [end for one in (clip, song) for end in (one.difference, one.lo, one.hi)]
+                leads[clip.first, protocol] = (*ends, song.p_artist)
+    nothing = (np.nan,) * len(LEADS)
+    keys = zip(table["system"], table["protocol"], strict=True)
+    table[LEADS] = np.array([leads.get(key, nothing) for key in keys])
     for protocol in table["protocol"].unique():
         here = (table["protocol"] == protocol) & table["song_lead_p"].notna()
         table.loc[here, "song_lead_p"] = intervals.holm(table.loc[here, "song_lead_p"])
     return table.round(dict.fromkeys(LEADS, 6))
 
 
-def _lead(
-    predictions: pd.DataFrame, clips: pd.DataFrame, system: str, protocol: str, reference: str,
-    how: dict,
-) -> tuple[float, ...]:  # fmt: skip
-    if system == reference:
-        return (np.nan,) * len(LEADS)
-    part = predictions[predictions["protocol"] == protocol]
-    folds = part.loc[part["system"] == system, "fold"].unique()
-    both = part[part["system"].isin([system, reference]) & part["fold"].isin(folds)]
-    pair = [(system, reference)]
-    clip = intervals.compare(both, clips, pair, **how).iloc[0]
-    song = intervals.compare(votes.song_level(both, clips), clips, pair, **how).iloc[0]
-    ends = [one[c] for one in (clip, song) for c in ("difference", "lo", "hi")]
-    return (*ends, song["p_artist"])
+def _tested_together(predictions: pd.DataFrame) -> dict[tuple[str, tuple[int, ...]], list[str]]:
+    """Systems that were tested in the same folds of a protocol."""
+    found: dict[tuple[str, tuple[int, ...]], list[str]] = {}
+    for (system, protocol), part in predictions.groupby(evaluate.KEY, sort=False):
+        found.setdefault((protocol, tuple(sorted(part["fold"].unique()))), []).append(system)
+    return found
 
 
 def markdown(

@@ -6,6 +6,7 @@ B 69, 2007, "cluster bootstrap"); McNemar's test is there too, but takes clips a
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import combinations
 
 import numpy as np
@@ -24,17 +25,20 @@ def artist_clusters(clips: pd.DataFrame) -> pd.Series:
     return splits.groups(clips, "artist").set_axis(clips["clip_id"])
 
 
+@lru_cache(4)
 def draw(n_clusters: int, n_resamples: int = N_RESAMPLES, seed: int = 0) -> np.ndarray:
     """How often each cluster is drawn, with replacement, in each resample.
 
     Returns
     -------
     np.ndarray [shape=(n_resamples, n_clusters), dtype=float64]
-        Every row sums to ``n_clusters``.
+        Every row sums to ``n_clusters``. Read-only: the same array is returned again.
     """
     rng = np.random.default_rng(seed)
     even = np.full(n_clusters, 1 / n_clusters)
-    return rng.multinomial(n_clusters, even, size=n_resamples).astype(float)
+    drawn = rng.multinomial(n_clusters, even, size=n_resamples).astype(float)
+    drawn.flags.writeable = False
+    return drawn
 
 
 def confusion_counts(

@@ -47,12 +47,15 @@ def song_level(predictions: pd.DataFrame, clips: pd.DataFrame) -> pd.DataFrame:
     if len(table) < len(predictions):
         raise GenreUtilsError("some clips of the predictions are not in the clip table")
     table = table.sort_values(["start_s", "clip_id"], kind="stable")
-    song = table.groupby([*KEY, "song", "y_true"], sort=False)
+    keys = [*KEY, "song", "y_true"]
+    song, columns = table.groupby(keys, sort=False), _columns(table)
     result = song.agg(clip_id=("clip_id", "first"), n_clips=("clip_id", "size"))
-    voted = song["y_pred"].agg(_vote)
-    mean = song[_columns(table)].mean().dropna()
-    if not mean.empty:
-        voted.loc[mean.index] = mean.idxmax(axis=1).str.removeprefix("p_")
+    mean = song[columns].mean().dropna() if columns else result.iloc[:0]
+    voting = table[~pd.MultiIndex.from_frame(table[keys]).isin(mean.index)]
+    voted = voting.groupby(keys, sort=False)["y_pred"].agg(_vote)
+    if len(mean):
+        surest = mean.idxmax(axis=1).str.removeprefix("p_").rename("y_pred")
+        voted = pd.concat([voted, surest])
     result = result.assign(y_pred=voted).reset_index()
     order = {pair: i for i, pair in enumerate(_pairs(predictions))}
     rank = pd.Series([order[pair] for pair in _pairs(result, unique=False)])
