@@ -67,7 +67,8 @@ def forward(name: str, arrays: Arrays, folder: Path) -> Forward:
 
 def onnx_model(arrays: Arrays) -> bytes:
     """Serialise the 13 convolutions and 5 poolings as an ONNX model [n, 3, h, w] -> maps."""
-    from onnx import TensorProto, helper, numpy_helper
+    from onnx import TensorProto, numpy_helper
+    from onnx import helper as make
 
     nodes, kept, last = [], [], "images"
     for i, name in enumerate(LAYERS):
@@ -75,20 +76,20 @@ def onnx_model(arrays: Arrays) -> bytes:
         parts = {"kernel": np.ascontiguousarray(kernel.transpose(3, 2, 0, 1)), "bias": bias}
         kept += [numpy_helper.from_array(a, f"{name}.{part}") for part, a in parts.items()]
         inputs = [last, f"{name}.kernel", f"{name}.bias"]
-        nodes.append(helper.make_node("Conv", inputs, [f"{name}.sum"], pads=[1, 1, 1, 1]))
-        nodes.append(helper.make_node("Relu", [f"{name}.sum"], [name]))
+        nodes.append(make.make_node("Conv", inputs, [f"{name}.sum"], pads=[1, 1, 1, 1]))
+        nodes.append(make.make_node("Relu", [f"{name}.sum"], [name]))
         last = name
         if _ends_block(i):
             square = {"kernel_shape": [2, 2], "strides": [2, 2]}
-            nodes.append(helper.make_node("MaxPool", [last], [f"{name}.pool"], **square))
+            nodes.append(make.make_node("MaxPool", [last], [f"{name}.pool"], **square))
             last = f"{name}.pool"
     tensors = [
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", channels, None, None])
+        make.make_tensor_value_info(name, TensorProto.FLOAT, ["n", channels, None, None])
         for name, channels in (("images", 3), (last, 512))
     ]
-    graph = helper.make_graph(nodes, "vgg16", tensors[:1], tensors[1:], kept)
-    opset = [helper.make_opsetid("", 17)]
-    return helper.make_model(graph, opset_imports=opset, ir_version=8).SerializeToString()
+    graph = make.make_graph(nodes, "vgg16", tensors[:1], tensors[1:], kept)
+    opset = [make.make_opsetid("", 17)]
+    return make.make_model(graph, opset_imports=opset, ir_version=8).SerializeToString()
 
 
 def _ends_block(i: int) -> bool:

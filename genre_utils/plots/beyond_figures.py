@@ -18,6 +18,7 @@ from genre_utils.plots.style import BLUE, ORANGE, canvas, finish, styled
 
 COLOURS = tuple(sns.color_palette("colorblind").as_hex())
 LINES = ("-", "--", ":")  # a second round of the ten colours is dashed
+COARSE = 80  # dots per inch of noisy pictures, which take megabytes
 
 
 def _colours(names: list[str]) -> dict[str, dict]:
@@ -111,7 +112,8 @@ def saliency(clips: list[tuple[str, np.ndarray, np.ndarray, np.ndarray]], note: 
         Title such as "Classical, taken for Ambient"; mel [216, t] in dB; maps of the same shape
         from `models.explain`, the first 0..1, the last in log-odds.
     """
-    fig, axes = canvas(len(clips), 3, 0.9 + 2.5 * len(clips), sharey=True, squeeze=False)
+    how = {"sharey": True, "squeeze": False, "dpi": COARSE}
+    fig, axes = canvas(len(clips), 3, 0.9 + 2.5 * len(clips), **how)
     for row, (title, mel, gradient, occluded) in zip(axes, clips, strict=True):
         for ax, colours in zip(row, ("magma", "gray", "gray"), strict=True):
             _show(ax, mel, "mel", vmin=-TOP_DB, vmax=0, cmap=colours)
@@ -153,7 +155,8 @@ def sanity_check(
     correlations : pd.Series
         From `explain.rank_correlations`.
     """
-    fig, axes = canvas(2, -(-len(maps) // 2), 5.6, sharex=True, sharey=True, squeeze=False)
+    how = {"sharex": True, "sharey": True, "squeeze": False, "dpi": COARSE}
+    fig, axes = canvas(2, -(-len(maps) // 2), 5.6, **how)
     for ax, (name, values) in zip(axes.flat, maps.items(), strict=False):
         _show(ax, mel, "mel", vmin=-TOP_DB, vmax=0, cmap="gray")
         _overlay(ax, values, "inferno", (0, 1))
