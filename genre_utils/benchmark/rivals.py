@@ -105,8 +105,8 @@ def _onnxruntime(path: Path) -> Forward:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = joblib.cpu_count()
-    session = onnxruntime.InferenceSession(str(path), options, ["CPUExecutionProvider"])
-    return lambda images: session.run(None, {"images": images})[0]
+    engine = onnxruntime.InferenceSession(str(path), options, ["CPUExecutionProvider"])
+    return lambda images: engine.run(None, {"images": images})[0]
 
 
 def _openvino(path: Path) -> Forward:
