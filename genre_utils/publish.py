@@ -180,7 +180,7 @@ def _song(row: pd.Series) -> str:
     text = tables.interval(*ends)
     if row["song_lead_lo"] > 0:
         text = f"**{text}**"
-    return text if row["n_folds"] == FOLDS else f"{text} in {row['n_folds']:.0f} folds"
+    return text if row["n_folds"] == FOLDS else f"{text}, {row['n_folds']:.0f} of {FOLDS} folds"
 
 
 def benchmark_table(figures: Path) -> str:
