@@ -153,7 +153,7 @@ def test_whole_network_trains_the_head_alone(trunk):
 
 @pytest.fixture
 def bench(cache, tmp_path, monkeypatch):
-    """Eight clips of two genres with mel-spectrograms of 64 x 96, a probe that says bfloat16."""
+    """Eight clips of two genres with mel-spectrograms of 32 x 64, a probe that says bfloat16."""
     from genre_utils.benchmark import stages, trunk
     from genre_utils.extraction import vgg
     from genre_utils.extraction.precision import Decision
@@ -168,9 +168,11 @@ def bench(cache, tmp_path, monkeypatch):
     )  # fmt: skip
     monkeypatch.setattr(trunk, "FOLDS", 2)
     monkeypatch.setattr(trunk, "EPOCHS", 2)
+    monkeypatch.setattr(stages, "HEAD_ROWS", 128)
+    monkeypatch.setattr(stages, "HEAD_EPOCHS", 2)
     ids, y = [f"{i:02d}" for i in range(8)], np.arange(8) % 2
     made = stages.Bench([], ids, y, load_weights("random"), tmp_path, [], 1)
-    mel = np.random.default_rng(0).uniform(-80, 0, (8, 64, 96)).astype(np.float32)
+    mel = np.random.default_rng(0).uniform(-80, 0, (8, 32, 64)).astype(np.float32)
     made.plain, made.stores = {"mel": mel}, {"mel": Store(tmp_path, "mel", {})}
     made.stores["mel"].put(ids, mel)
     return made
@@ -271,8 +273,8 @@ def table():
 
     rows = [Row(stage, 0.5, "core-s/clip") for stage in (*scaling.COSTS.values(), "cost: head")]
     rows += [Row(stage, 100_000.0, "bytes/clip") for stage in scaling.STORED.values()]
-    rows += [Row("memory: head, one fold and epoch", 2.5, "GB", target="ours < 4")]
-    return [*rows, Row("growth: comparing all pairs alone", 1.5, "", target="ours <= 1.1")]
+    rows += [Row(f"memory: {growth.LABELS['head']}", 2.5, "GB", target="ours < 4")]
+    return [*rows, Row(f"growth: {growth.LABELS['pairs']}", 1.5, "", target="ours <= 1.1")]
 
 
 def test_report_says_what_is_met(tmp_path):
@@ -329,6 +331,29 @@ def test_rival_that_is_not_installed_names_its_package(monkeypatch):
     with pytest.raises(GenreUtilsError, match="not installed; pip install onnxruntime"):
         rivals.chosen("onnxruntime")
     assert rivals.chosen("naive") == []
+
+
+def test_command_writes_all_and_keeps_what_a_stopped_run_measured(tmp_path, monkeypatch, capsys):
+    clips = pd.DataFrame({"path": ["a"]})
+    monkeypatch.setattr(cli, "choose", lambda *_: (clips, tmp_path))
+
+    def stopped(*_):
+        yield table()[:2]
+        raise KeyboardInterrupt
+
+    arguments = parsed("--out", str(tmp_path / "out"))
+    monkeypatch.setattr(cli, "_measure", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        arguments.func(arguments)
+    assert len(pd.read_csv(tmp_path / "out" / "benchmark.csv")) == 2 + 1  # and the repeated run
+    monkeypatch.setattr(cli, "_measure", lambda *_: iter([table()[:2], table()]))
+    assert arguments.func(arguments) == 0
+    stages = list(pd.read_csv(tmp_path / "out" / "benchmark.csv")["stage"])
+    assert stages[:3] == ["memory: head, one fold and epoch", "growth: comparing all pairs alone",
+                          "repeated run, nothing changed"]  # fmt: skip
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {f"benchmark.{end}" for end in ("csv", "json", "md", "png")} | {"scaling.md"}
+    assert "1 of 3 targets met" in capsys.readouterr().out
 
 
 def test_no_rounds_are_a_wrong_call():
