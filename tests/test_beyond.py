@@ -113,7 +113,7 @@ def test_each_clip_is_explained_by_the_head_that_had_not_heard_it(clips, tmp_pat
                                                    fit(self, X, y))[1]
     )  # fmt: skip
     how = {
-        "settings": {"epochs": 1, "seed": 5}, "root": tmp_path,
+        "settings": {"epochs": 1, "seed": 5}, "root": tmp_path, "patches": (1, 2),
         "look": {"mel_scale": "db", "channels": "repeat", "preprocessing": "vgg16"},
     }  # fmt: skip
     found = saliency.explained(chosen, clips, folds, maps, mel, trunk, **how)
@@ -122,6 +122,7 @@ def test_each_clip_is_explained_by_the_head_that_had_not_heard_it(clips, tmp_pat
     assert trained == [(len(clips) - sizes[fold], 5 + fold) for fold in used]
     assert found["gradient"].shape == found["occlusion"].shape == mel.shape
     assert np.array_equal(found["sanity: trained"], found["gradient"][0])
+    assert all(len(np.unique(each)) <= 2 for each in found["occlusion"])
     again = saliency.explained(chosen, clips, folds, maps, mel, trunk, **how)
     assert len(trained) == len(used)  # read, not computed
     assert np.array_equal(again["occlusion"], found["occlusion"])

@@ -33,6 +33,7 @@ def most_confused(predictions: pd.DataFrame, n: int = 1) -> list[tuple[str, str]
 def explained(
     chosen: pd.DataFrame, clips: pd.DataFrame, folds: pd.Series, maps: np.ndarray,
     mel: np.ndarray, trunk: Weights, *, settings: dict[str, Any], look: dict[str, str], root: Path,
+    patches: tuple[int, int],
 ) -> dict[str, np.ndarray]:  # fmt: skip
     """Say of chosen clips what spoke for the genre that was answered.
 
@@ -55,6 +56,8 @@ def explained(
         mel_scale, channels and preprocessing, as the maps were made.
     root : Path
         Folder that keeps the result.
+    patches : (rows, columns)
+        Of `explain.occlusion`.
 
     Returns
     -------
@@ -69,16 +72,17 @@ def explained(
         "chosen": chosen.drop(columns="confidence").to_numpy().tolist(),
         "clips": clips[["sha256", "genre"]].to_numpy().tolist(),
         "folds": [int(fold) for fold in clips["clip_id"].map(folds)],
-        "weights": trunk.digest, "settings": settings, "look": look,
+        "weights": trunk.digest, "settings": settings, "look": look, "patches": list(patches),
         "code": code_version(explain, head, dense, sys.modules[__name__]),
     }  # fmt: skip
     path = root / f"saliency-{digest(key)[:24]}.npz"
-    return remembered(path, lambda: _maps(chosen, clips, folds, maps, mel, trunk, settings, look))
+    how = (settings, look, patches)
+    return remembered(path, lambda: _maps(chosen, clips, folds, maps, mel, trunk, *how))
 
 
 def _maps(
     chosen: pd.DataFrame, clips: pd.DataFrame, folds: pd.Series, maps: np.ndarray,
-    mel: np.ndarray, trunk: Weights, settings: dict, look: dict,
+    mel: np.ndarray, trunk: Weights, settings: dict, look: dict, patches: tuple[int, int],
 ) -> dict[str, np.ndarray]:  # fmt: skip
     from genre_utils.models import explain
     from genre_utils.models.head import HeadClassifier
@@ -95,7 +99,7 @@ def _maps(
         network = explain.Network(trunk.arrays, trained, shape, look["preprocessing"])
         for i, genre in rows["y_pred"].items():
             result["gradient"][i] = explain.grad_cam(network, images[i], genre)
-            result["occlusion"][i] = explain.occlusion(network, images[i], genre)
+            result["occlusion"][i] = explain.occlusion(network, images[i], genre, patches)
             if i == 0:
                 found = explain.randomised(network, images[i], genre, seed=settings["seed"])
                 result |= {f"sanity: {name}": each for name, each in found.items()}
