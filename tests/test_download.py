@@ -517,7 +517,7 @@ def test_killed_and_started_again(site, files, tmp_path):
         import pickle
         from pathlib import Path
         from types import MappingProxyType
-        from genre_utils import download, releases
+        from genre_utils.data import download, releases
         download.CHUNK = 4096
         one = pickle.loads(Path({str(held)!r}).read_bytes())
         releases.RELEASES = MappingProxyType({{"magnatagatune": one}})
