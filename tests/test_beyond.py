@@ -6,7 +6,7 @@ import pytest
 
 from genre_utils.extraction.weights import Weights, random_arrays, weights_digest
 from genre_utils.metrics import beyond, intervals, votes
-from genre_utils.models import explain, saliency
+from genre_utils.models import saliency
 
 GENRES = ("A", "B", "C")
 
@@ -100,7 +100,7 @@ def test_each_clip_is_explained_by_the_head_that_had_not_heard_it(clips, tmp_pat
     arrays = random_arrays()
     trunk = Weights(arrays, "random", weights_digest(arrays))
     rows = _answers(clips, "cnn-mel", 0.7, 3)
-    chosen = explain.examples(rows, saliency.most_confused(rows))
+    chosen = saliency.examples(rows, saliency.most_confused(rows))
     maps = rng.random((len(clips), 2, 2, 512)).astype(np.float16)
     mel = rng.uniform(-80, 0, (len(chosen), 64, 64)).astype(np.float32)
     folds = rows.set_index("clip_id")["fold"]

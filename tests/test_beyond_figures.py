@@ -59,7 +59,6 @@ WINDOWS = pd.DataFrame(
     {"start_s": [0.0, 10.0, 20.0, 23.5], "Jazz": [0.7, 0.6, np.nan, 0.1],
      "World": [0.3, 0.4, np.nan, 0.9]}
 )  # fmt: skip
-COSTS = pd.DataFrame({"system": ["cnn-mel", "svm-mfcc"], "seconds": [2100.0, 1.34]})
 MAPS = {
     "trained": BUMP, "head random": 1 - BUMP, "all random": 0 * BUMP,
     "head and block 5 random": BUMP,
@@ -77,7 +76,6 @@ PICTURES = {
     "importances": lambda note: beyond_figures.feature_importances(IMPORTANCES, note=note),
     "systems": lambda note: beyond_figures.systems_by_group(TABLE, GROUPS, note),
     "song": lambda note: beyond_figures.along_song(WINDOWS, 20.0, note),
-    "costs": lambda note: beyond_figures.training_costs(COSTS, note),
 }
 
 
@@ -189,10 +187,3 @@ def test_the_song_is_covered_and_silence_is_a_gap():
     assert first.values == pytest.approx([0.7, 0.6, 0, 0.1])
     assert second.baseline == pytest.approx(first.values)
     assert second.values == pytest.approx([1, 1, 0, 1])
-
-
-def test_costs_are_written_beside_their_points():
-    ax = PICTURES["costs"]("").axes[0]
-    assert [text.get_text() for text in ax.texts] == ["2,100 s", "1.3 s"]
-    assert ax.collections[0].get_offsets().data.tolist() == [[2100, 0], [1.34, 1]]
-    assert ax.get_xscale() == "log"

@@ -385,6 +385,17 @@ def test_one_clip_given_twice_is_stored_once(tmp_path, files):
     assert len(targets["mel"].index()) == 1
 
 
+@pytest.mark.parametrize("jobs", [1, 2, 5])
+def test_workers_get_as_much_each(jobs):
+    for n in (0, 1, 7, 36, 330):
+        chunks = batch._chunks(list(range(n)), jobs)
+        assert [row for chunk in chunks for row in chunk] == list(range(n))
+        assert all(0 < len(chunk) <= batch.CHUNK for chunk in chunks)
+        if n >= jobs:
+            shares = [sum(map(len, chunks[i::jobs])) for i in range(jobs)]
+            assert max(shares) - min(shares) <= len(chunks) / jobs
+
+
 def test_two_workers_store_what_one_stores(tmp_path, files, monkeypatch):
     paths, ids = files
     monkeypatch.setattr(batch, "CHUNK", 2)

@@ -16,6 +16,7 @@ from matplotlib.transforms import Bbox
 from genre_utils import paper
 from genre_utils.errors import GenreUtilsError
 from genre_utils.extraction import features
+from genre_utils.models import head
 from genre_utils.plots import figures
 from genre_utils.plots.schematic import BLOCKS, block_shapes
 
@@ -91,7 +92,7 @@ def labels(axis):
 
 
 def test_every_picture_is_covered_here():
-    assert set(CALLS) == set(figures.__all__) - {"save"}
+    assert set(CALLS) == set(figures.__all__) - {"dense_layers", "save"}
 
 
 @pytest.mark.parametrize("name", CALLS)
@@ -232,6 +233,14 @@ def test_schematic_of_the_other_features(name, flat):
     said = texts(figures.architecture(7, name))
     assert {f"{flat:,}", "7"} <= set(said)
     assert "{} × {} × 3".format(*paper.SHAPES[name]) in said
+
+
+@pytest.mark.parametrize("pooling", head.POOLING)
+def test_layers_of_the_schematic_are_those_of_the_model(pooling):
+    shape = (6, 19, 512)
+    model = head.build_head(shape, 9, pooling=pooling)
+    found = [(layer.output.shape[-1], layer.count_params()) for layer in model.layers]
+    assert [(outputs, n) for _, outputs, n in figures.dense_layers(shape, 9, pooling)] == found
 
 
 def test_schematic_of_average_pooling_has_no_flatten():

@@ -65,7 +65,7 @@ def test_nothing_overlaps(tmp_path):
         _table(("random", "track", "album", "artist")), "demo corpus (synthesised)"
     )
     style.save(fig, tmp_path / "one.png")
-    fig.canvas.draw()
+    fig.draw_without_rendering()  # a closed figure has no canvas that draws
     labels = [t.get_window_extent() for t in fig.axes[0].get_yticklabels()]
     assert not any(a.overlaps(b) for a, b in pairwise(labels))
     legend = fig.axes[0].get_legend().get_window_extent()

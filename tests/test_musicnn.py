@@ -8,7 +8,7 @@ import scipy.signal
 import soundfile
 
 from genre_utils.errors import GenreUtilsError
-from genre_utils.extraction import audio, musicnn
+from genre_utils.extraction import audio, batch, musicnn
 from genre_utils.extraction.musicnn import PARTS
 
 GOLDEN = Path(__file__).parent / "golden" / "musicnn.npz"
@@ -121,7 +121,7 @@ def files(tmp_path):
 
 
 def test_stored_rows_resume_and_do_not_depend_on_workers(files, tmp_path, arrays, monkeypatch):
-    monkeypatch.setattr(musicnn, "CHUNK", 2)
+    monkeypatch.setattr(batch, "CHUNK", 2)
     ids = [path.name for path in files]
     store = musicnn.stored(files[:3], ids[:3], tmp_path)
     embedded, embed = [], musicnn.embed
@@ -139,7 +139,7 @@ def test_stored_rows_resume_and_do_not_depend_on_workers(files, tmp_path, arrays
 def test_a_broken_clip_is_named_and_the_others_are_stored(files, tmp_path):
     files[1].write_bytes(b"no sound")
     ids = [path.name for path in files]
-    with pytest.raises(GenreUtilsError, match=r"1 clip\(s\) cannot be embedded; first: .*1\.wav"):
+    with pytest.raises(GenreUtilsError, match=r"1 clip\(s\) cannot be extracted; first: .*1\.wav"):
         musicnn.stored(files, ids, tmp_path)
     good = ids[:1] + ids[2:]
     assert musicnn.stored(files[:1] + files[2:], good, tmp_path).load(good).shape == (4, 1956)

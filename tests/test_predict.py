@@ -15,6 +15,7 @@ import soundfile
 from genre_utils.__main__ import Parser
 from genre_utils.errors import GenreUtilsError, UsageError
 from genre_utils.extraction import audio, features, vgg, weights
+from genre_utils.models import explain
 from genre_utils.own import cli, song
 from genre_utils.own.predict import Predictor
 from genre_utils.own.saved import SavedModel
@@ -22,14 +23,19 @@ from genre_utils.own.saved import SavedModel
 GENRES = ("Ambient", "Hard Rock", "Jazz")
 
 
+@pytest.fixture(autouse=True)
+def _nothing_heard_before(cache):
+    """Each test begins with an empty cache."""
+
+
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     """A small head with random weights behind the untrained trunk."""
     rng = np.random.default_rng(0)
-    sizes = (512, 8, 4, len(GENRES))
+    sizes = (512, 512, 256, len(GENRES))
     arrays = {}
     for i, (inputs, outputs) in enumerate(pairwise(sizes), 1):
-        arrays[f"kernel_{i}"] = rng.normal(0, 0.1, (inputs, outputs)).astype(np.float32)
+        arrays[f"kernel_{i}"] = rng.normal(0, 0.05, (inputs, outputs)).astype(np.float32)
         arrays[f"bias_{i}"] = rng.normal(0, 0.1, outputs).astype(np.float32)
     digest = weights.load_weights("random").digest
     how = {
@@ -153,6 +159,55 @@ def test_probabilities_are_those_of_the_stages_done_by_hand(tmp_path, predictor)
     assert again.windows.equals(found.windows)
 
 
+def test_a_song_is_heard_once(model, predictor, tmp_path, monkeypatch):
+    path = sound(tmp_path / "x.wav", 25)
+    found = predictor.predict_file(path)
+    heard, hear = [], Predictor._hear
+    monkeypatch.setattr(Predictor, "_hear", lambda self, p: heard.append(p.name) or hear(self, p))
+    moved = path.rename(tmp_path / "another name.wav")
+    again = predictor.predict_file(moved)
+    assert again.windows.equals(found.windows)
+    assert heard == []
+    other = sound(tmp_path / "other.wav", 25, level=0.2)
+    assert not predictor.predict_file(other).windows.equals(found.windows)
+    known = json.loads((model / "model.json").read_text())
+    folder = tmp_path / "cooler"
+    folder.mkdir()
+    (folder / "model.json").write_text(json.dumps(known | {"temperature": 4.0}))
+    (folder / "arrays.npz").write_bytes((model / "arrays.npz").read_bytes())
+    assert Predictor(folder).predict_file(moved).confidence < found.confidence
+    (tmp_path / "empty.wav").touch()
+    for _ in range(2):
+        assert predictor.predict_file(tmp_path / "empty.wav").refused == "empty file"
+    assert heard == ["other.wav", "another name.wav", "empty.wav", "empty.wav"]
+
+
+def test_what_was_heard_needs_no_tensorflow(model, predictor, tmp_path):
+    found = predictor.predict_file(sound(tmp_path / "x.wav", 3))
+    code = (
+        "import sys; from genre_utils.own import predict; "
+        "predict._weights = lambda wanted: None; "  # TensorFlow draws the untrained ones
+        f"found = predict.Predictor({str(model)!r}).predict_file({str(tmp_path / 'x.wav')!r}); "
+        "print(repr(found.confidence), 'tensorflow' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [repr(found.confidence), "False"]
+
+
+def test_a_window_is_explained_once(model, predictor, tmp_path, monkeypatch):
+    mel = features.mel_spectrogram(audio.load_clip(sound(tmp_path / "x.wav", 20)))
+    gradient, occlusion = predictor.explain(mel, "Jazz", (1, 2))
+    head, arrays = predictor.model.head(), weights.load_weights("random").arrays
+    network, image = explain.Network(arrays, head), features.to_image(mel, "mel")
+    assert np.array_equal(gradient, explain.grad_cam(network, image, "Jazz"))
+    assert np.array_equal(occlusion, explain.occlusion(network, image, "Jazz", (1, 2)))
+    monkeypatch.setattr(Predictor, "_explained", None)
+    again = Predictor(model).explain(mel, "Jazz", (1, 2))
+    assert np.array_equal(again, [gradient, occlusion])
+    with pytest.raises(TypeError):  # another question is another computation
+        predictor.explain(mel, "Ambient", (1, 2))
+
+
 @pytest.mark.parametrize(
     ("name", "how"),
     [
@@ -265,11 +320,12 @@ def test_refused_files_are_listed_and_the_others_answered(model, mixed, form, ca
         assert words in refused[name], (name, refused[name])
 
 
-def test_all_good_is_0_and_the_number_of_jobs_changes_nothing(model, tmp_path, capfd):
+def test_all_good_is_0_and_the_number_of_jobs_changes_nothing(model, tmp_path, capfd, monkeypatch):
     for i, seconds in enumerate((2, 3, 21)):
         sound(tmp_path / f"{i}.wav", seconds)
     outputs = []
     for jobs in (1, 3):
+        monkeypatch.setenv("GENRE_UTILS_CACHE", str(tmp_path / f".cache{jobs}"))
         assert _main("predict", model, tmp_path, "--json", "--jobs", jobs) == (0, "")
         outputs.append(capfd.readouterr().out)
     assert outputs[0] == outputs[1]

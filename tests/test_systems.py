@@ -159,7 +159,7 @@ def test_several_arrays_are_fields_of_one(small, nearest):
     assert rows["b"].tolist() == list(range(60))
     assert np.array_equal(rows[5:9]["a"], maps[5:9, 0])
     one, key = systems.load_rows("cnn-mel", {"vgg-mel": nearest["a"]}.__getitem__, ids)
-    assert np.array_equal(one, maps[:, 0])
+    assert np.array_equal(one[:], maps[:, 0])
     assert key == nearest["a"].folder.name
 
 

@@ -1,6 +1,7 @@
 """Features of many files into stores: what they lack, in chunks, in several processes."""
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from genre_utils.errors import GenreUtilsError
 from genre_utils.extraction.audio import AudioError
 from genre_utils.store import Store
 
-CHUNK = 16  # clips a worker extracts between two writes
+CHUNK = 16  # clips that a worker extracts between two writes, at most
 Extractor = Callable[[Path], dict[str, np.ndarray]]
 
 
@@ -43,12 +44,19 @@ def extract_lacking(
     """
     lacking = {row for store in targets.values() for row in store.missing(ids)}
     todo = list({row: path for row, path in zip(ids, files, strict=True) if row in lacking}.items())
-    tasks = [(todo[i : i + CHUNK], targets, extractor) for i in range(0, len(todo), CHUNK)]
-    work = {"jobs": jobs, "scheduler": scheduler, "desc": desc, "unit": f"x{CHUNK} clips"}
+    tasks = [(chunk, targets, extractor) for chunk in _chunks(todo, jobs)]
+    work = {"jobs": jobs, "scheduler": scheduler, "desc": desc, "unit": "chunk"}
     refused = [line for lines in parallel.each(_chunk, tasks, **work) for line in lines]
     if refused:
         raise GenreUtilsError(f"{len(refused)} clip(s) cannot be extracted; first: {refused[0]}")
     return len(todo)
+
+
+def _chunks(todo: list, jobs: int) -> list[list]:
+    """Split into even chunks of `CHUNK` clips at most, as many for each of the workers."""
+    n = -(-len(todo) // (CHUNK * jobs)) * jobs
+    edges = [len(todo) * i // n for i in range(n + 1)] if todo else [0]
+    return [todo[a:b] for a, b in pairwise(edges) if a < b]
 
 
 def _chunk(

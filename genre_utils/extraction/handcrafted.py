@@ -144,28 +144,14 @@ def stored(
     files: Sequence[Path], ids: Sequence[str], root: Path, *,
     jobs: int = 1, scheduler: str = "", fresh: bool = False,
 ) -> Store:  # fmt: skip
-    """Extract the clips that are not stored yet: each from its start, 30 s of it at most.
+    """Describe the clips that are not stored under ``root``: their first 30 s; all if ``fresh``.
 
-    Parameters
-    ----------
-    files, ids : sequences of the same length
-        Sound files and the digests of their bytes.
-    root : Path
-        Folder of the stores.
-    jobs, scheduler
-        As for `parallel.each`.
-    fresh : bool
-        Compute all of them again.
+    All else is as for `batch.extract_lacking`.
 
     Returns
     -------
     Store
-        Rows [len(NAMES)] by id.
-
-    Raises
-    ------
-    GenreUtilsError
-        Some clips cannot be used; all others are stored.
+        ``handcrafted``, rows [len(NAMES)].
     """
     key = {
         "feature": "handcrafted", "names": NAMES, "duration": DURATION,

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -25,8 +25,8 @@ from scipy.special import expit
 
 from genre_utils.errors import GenreUtilsError
 from genre_utils.extraction import audio
+from genre_utils.extraction.batch import extract_lacking
 from genre_utils.extraction.weights import fetch_wheel
-from genre_utils.parallel import each
 from genre_utils.store import Store, cache_dir, code_version, write_atomic
 
 WHEEL = "musicnn==0.1.0"
@@ -35,7 +35,6 @@ CHECKPOINT = "musicnn/MSD_musicnn/"
 DIGEST = "0685193ed602932bcad40b912266f4f962f3d32cdb15d8af5acfc7d816aa6c5c"
 FRONT = 5  # convolutions on the mel-spectrogram: two timbral, three temporal; three follow
 PATCH = 187  # frames, 3 s: what the network was trained with
-CHUNK = 16  # clips a worker embeds between two writes
 MEL = {"sr": 16000, "n_fft": 512, "hop_length": 256, "n_mels": 96}
 TAGS = (
     "rock", "pop", "alternative", "indie", "electronic", "female vocalists", "dance", "00s",
@@ -166,24 +165,19 @@ def stored(
     files: Sequence[Path], ids: Sequence[str], root: Path, *,
     jobs: int = 1, scheduler: str = "", fresh: bool = False,
 ) -> Store:  # fmt: skip
-    """Embed whole clips and keep the rows.
+    """Embed the clips that are not stored under ``root``, each as a whole; all if ``fresh``.
 
-    Parameters
-    ----------
-    files, ids : sequences of the same length
-        Sound files and the digests of their bytes.
-    jobs, scheduler
-        See `parallel.each`.
+    All else is as for `batch.extract_lacking`.
 
     Returns
     -------
     Store
-        ``musicnn``, rows of `embed`.
+        ``musicnn``, rows of `embed` [1956].
 
     Raises
     ------
     GenreUtilsError
-        No weights; or some clips cannot be used: all others are stored, the line names the first.
+        No weights; or some clips cannot be used, and all others are stored.
     """
     key = {
         "weights": DIGEST,
@@ -191,31 +185,15 @@ def stored(
         "libraries": {name: version(name) for name in ("librosa", "numpy", "scipy", "soundfile")},
     }
     store = Store(root, "musicnn", key, fresh=fresh)
-    lacking = set(store.missing(ids))
-    todo = list({row: path for row, path in zip(ids, files, strict=True) if row in lacking}.items())
-    if not todo:
-        return store
-    load_weights()  # once, before several workers want them
-    chunks = [(todo[i : i + CHUNK], store, _kept()) for i in range(0, len(todo), CHUNK)]
-    how = {"desc": "musicnn", "unit": f"x{CHUNK} clips"}
-    done = each(_embed_chunk, chunks, jobs=jobs, scheduler=scheduler, **how)
-    refused = [line for lines in done for line in lines]
-    if refused:
-        raise GenreUtilsError(f"{len(refused)} clip(s) cannot be embedded; first: {refused[0]}")
+    if store.missing(ids):
+        load_weights()  # once, before several workers want them
+    work = {"jobs": jobs, "scheduler": scheduler, "desc": "musicnn"}
+    extract_lacking(files, ids, {"musicnn": store}, partial(_embed_file, weights=_kept()), **work)
     return store
 
 
-def _embed_chunk(chunk: list[tuple[str, Path]], store: Store, weights: Path) -> list[str]:
-    ids, rows, refused = [], [], []
-    for row, path in chunk:
-        try:
-            rows.append(embed(audio.decode(path), _read(weights)))
-            ids.append(row)
-        except audio.AudioError as error:
-            refused.append(str(error))
-    if ids:
-        store.put(ids, np.stack(rows))
-    return refused
+def _embed_file(path: Path, weights: Path) -> Arrays:
+    return {"musicnn": embed(audio.decode(path), _read(weights))}
 
 
 def _layer(x: np.ndarray, number: int, pad: tuple[int, int], arrays: Arrays) -> np.ndarray:

@@ -106,4 +106,3 @@ def markdown(
         lines.append("| " + " | ".join(cells) + " |")
     lines += ["", "Time: training and testing of all its folds, both protocols, two cores."]
     return "\n".join(lines) + "\n"
-

@@ -6,7 +6,7 @@ the probabilities are divided by T before the softmax. The order of a clip's gen
 answers, and the accuracy, do too.
 
 ``proba`` is [n, n_classes], ``target`` the number of each clip's class. Tables are rows of
-predictions.csv; systems without probabilities take no part, `without_probabilities` names them.
+predictions.csv; systems without probabilities take no part.
 """
 
 import numpy as np
@@ -89,12 +89,6 @@ def with_probabilities(predictions: pd.DataFrame) -> pd.DataFrame:
     return predictions.dropna(subset=columns) if columns else predictions.iloc[:0]
 
 
-def without_probabilities(predictions: pd.DataFrame) -> list[str]:
-    """Systems that gave answers only, in the order of the table."""
-    known = set(with_probabilities(predictions)["system"])
-    return [name for name in dict.fromkeys(predictions["system"]) if name not in known]
-
-
 def calibration_table(predictions: pd.DataFrame) -> pd.DataFrame:
     """Measure every system's probabilities.
 
@@ -129,48 +123,6 @@ def confidences(predictions: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     right = predictions["y_true"] == predictions["y_pred"]
     answer = pd.Index(_genres(predictions)).get_indexer(predictions["y_pred"])
     return proba[np.arange(len(proba)), answer], right.to_numpy()
-
-
-def out_of_fold_temperatures(predictions: pd.DataFrame) -> pd.DataFrame:
-    """Fit each fold's T on the answers to all other clips of its protocol.
-
-    None of these clips was known to the model that answered, and no answer to the fold's own
-    clips is used. But those models did train on the fold's clips: what these taught them is in
-    the T, one number of hundreds of clips. `combine.TemperatureScaled` avoids even that, at the
-    cost of more trainings.
-
-    Returns
-    -------
-    pd.DataFrame
-        system, protocol, fold, temperature.
-    """
-    rows = []
-    for where, part in with_probabilities(predictions).groupby(KEY, sort=False):
-        proba, target = _arrays(part)
-        fold = part["fold"].to_numpy()
-        if len(np.unique(fold)) < 2:
-            name = " under ".join(where)
-            raise GenreUtilsError(f"{name}: no second fold to fit a temperature on")
-        for i in np.unique(fold):
-            others = fold != i
-            rows.append((*where, int(i), fit_temperature(proba[others], target[others])))
-    return pd.DataFrame(rows, columns=[*KEY, "fold", "temperature"])
-
-
-def scaled(predictions: pd.DataFrame, temperatures: pd.DataFrame) -> pd.DataFrame:
-    """Apply the temperatures of `out_of_fold_temperatures` to their folds' probabilities.
-
-    Returns
-    -------
-    pd.DataFrame
-        The rows that have probabilities, in the same order; answers as they were.
-    """
-    part = with_probabilities(predictions)
-    merged = part[[*KEY, "fold"]].merge(temperatures, how="left", validate="many_to_one")
-    if merged["temperature"].isna().any():
-        raise GenreUtilsError("a fold of the predictions has no temperature; fit them on all folds")
-    proba = apply_temperature(_arrays(part)[0], merged[["temperature"]].to_numpy())
-    return part.assign(**dict(zip(_columns(part), proba.T, strict=True)))
 
 
 def _columns(table: pd.DataFrame) -> list[str]:

@@ -67,29 +67,6 @@ def coverage_curve(
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=names)
 
 
-def coverage_area(
-    predictions: pd.DataFrame, clips: pd.DataFrame, *,
-    n_resamples: int = intervals.N_RESAMPLES, seed: int = 0,
-) -> pd.DataFrame:  # fmt: skip
-    """Area under each curve: the mean accuracy over all coverages, 0.01 to 1.
-
-    It can be told from the accuracy itself how much is gained by keeping silent: a system whose
-    confidence says nothing has an area equal to its accuracy.
-
-    Returns
-    -------
-    pd.DataFrame
-        system, protocol, accuracy (of all clips), area, area_lo, area_hi (95 %).
-    """
-    rows = []
-    for where, confidence, right, resamples in _systems(predictions, clips, n_resamples, seed):
-        area = _accuracies(confidence, right, np.ones((1, len(right))), COVERAGES).mean()
-        drawn = [_accuracies(confidence, right, w, COVERAGES).mean(axis=1) for w in resamples]
-        ends = intervals.percentile(np.concatenate(drawn), estimate=area)
-        rows.append((*where.values(), *(round(float(x), 6) for x in (right.mean(), area, *ends))))
-    return pd.DataFrame(rows, columns=[*KEY, "accuracy", "area", "area_lo", "area_hi"])
-
-
 def _systems(
     predictions: pd.DataFrame, clips: pd.DataFrame, n_resamples: int, seed: int
 ) -> Iterator[tuple[dict[str, str], np.ndarray, np.ndarray, Iterator[np.ndarray]]]:

@@ -74,8 +74,13 @@ def _sweep(begin, end, weights, m, v, decay, rate, delta, batch, following, n_fo
 def sparse_rows(X: np.ndarray) -> sparse.csr_array:
     """Rows X [n, ...] of any float type as a sparse float32 array [n, values]."""
     flat = X.reshape(len(X), -1)
-    parts = [flat[i : i + 256].astype(np.float32) for i in range(0, len(X), 256)]
-    return sparse.vstack([sparse.csr_array(part) for part in parts], format="csr")
+    starts = np.cumsum([0, *(np.count_nonzero(row) for row in flat)])
+    index = np.int32 if starts[-1] < 2**31 else np.int64
+    columns, values = np.empty(starts[-1], index), np.empty(starts[-1], np.float32)
+    for row, (begin, end) in zip(flat, pairwise(starts), strict=True):  # no second copy of it all
+        columns[begin:end] = np.flatnonzero(row)
+        values[begin:end] = row[columns[begin:end]]
+    return sparse.csr_array((values, columns, starts.astype(index)), shape=flat.shape)
 
 
 def predict_proba(weights: list[np.ndarray], rows: sparse.csr_array) -> np.ndarray:

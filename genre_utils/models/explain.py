@@ -1,11 +1,8 @@
 """What in a mel-spectrogram speaks for a genre: saliency maps, and whether to trust them.
 
-Three methods, each a map [height, width] of the image:
+Two methods, each a map [height, width] of the image:
 
 - `grad_cam` (Selvaraju et al., ICCV 2017): channels weighted by their mean gradient;
-- `hires_cam` (Draelos & Carin, arXiv:2011.08891): each value times its own gradient. The paper's
-  head sits on the flattened map and weighs every place on its own, which the mean over places
-  forgets;
 - `occlusion` (Zeiler & Fergus, ECCV 2014): what a grey patch costs the genre; no gradient, but
   one pass through the network a patch.
 
@@ -19,16 +16,14 @@ the sanity check 4.
 """
 
 import copy
-from collections.abc import Callable, Sequence
-from itertools import pairwise, permutations, product
+from collections.abc import Sequence
+from itertools import pairwise, product
 
 import numpy as np
-import pandas as pd
 from scipy.special import logsumexp
-from scipy.stats import spearmanr
 
 from genre_utils.backend import keras, tf
-from genre_utils.errors import GenreUtilsError, UsageError
+from genre_utils.errors import UsageError
 from genre_utils.extraction.vgg import preprocess
 from genre_utils.extraction.weights import Arrays, build_trunk, random_arrays
 from genre_utils.models.head import HeadClassifier, build_head
@@ -143,12 +138,6 @@ def grad_cam(network: Network, image: np.ndarray, genre: str) -> np.ndarray:
     return _enlarged(values @ gradient.mean(axis=(0, 1)), network.image_shape)
 
 
-def hires_cam(network: Network, image: np.ndarray, genre: str) -> np.ndarray:
-    """HiResCAM of a genre's logit; as `grad_cam`, but places keep their own gradients."""
-    values, gradient = network.activations(image, genre)
-    return _enlarged((values * gradient).sum(axis=-1), network.image_shape)
-
-
 def _enlarged(places: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """Keep what is positive, scale it to 1 and give each place its pixels, in between bilinear.
 
@@ -196,17 +185,14 @@ def occlusion(
 
 
 def randomised(
-    network: Network, image: np.ndarray, genre: str, *,
-    method: Callable[[Network, np.ndarray, str], np.ndarray] = grad_cam, seed: int = 0,
-) -> dict[str, np.ndarray]:  # fmt: skip
-    """Sanity check: the same map with weights drawn at random, from the head downwards.
+    network: Network, image: np.ndarray, genre: str, seed: int = 0
+) -> dict[str, np.ndarray]:
+    """Sanity check of `grad_cam`: weights drawn at random, from the head downwards.
 
     Parameters
     ----------
     network, image, genre
         As for `grad_cam`.
-    method : callable
-        One of the three above.
     seed : int
         Of the random weights.
 
@@ -214,68 +200,14 @@ def randomised(
     -------
     dict
         "trained", "head random", "head and block 5 random", "all random" -> map. Compare them with
-        `rank_correlations`.
+        `saliency.rank_correlations`.
     """
     stages = {
         "head random": ("head",),
         "head and block 5 random": ("head", "block5"),
         "all random": ("head", "trunk"),
     }
-    maps = {"trained": method(network, image, genre)}
+    maps = {"trained": grad_cam(network, image, genre)}
     for name, parts in stages.items():
-        maps[name] = method(network.randomised(parts, seed), image, genre)
+        maps[name] = grad_cam(network.randomised(parts, seed), image, genre)
     return maps
-
-
-def rank_correlations(maps: dict[str, np.ndarray]) -> pd.Series:
-    """Spearman's correlation of each map's pixels with the first map's, by name; 1 for itself.
-
-    NaN where a map has one value everywhere: it has no ranks.
-    """
-    first = next(iter(maps.values()))
-    return pd.Series({name: _spearman(first, each) for name, each in maps.items()})
-
-
-def _spearman(one: np.ndarray, two: np.ndarray) -> float:
-    if np.ptp(one) == 0 or np.ptp(two) == 0:
-        return float("nan")
-    return float(spearmanr(one, two, axis=None).statistic)
-
-
-def examples(predictions: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> pd.DataFrame:
-    """Choose clips to be explained: of two genres that are confused, the surest right and wrong.
-
-    Parameters
-    ----------
-    predictions : pd.DataFrame
-        Rows of predictions.csv of one system with probabilities under one protocol.
-    pairs : sequence of (genre, genre)
-
-    Returns
-    -------
-    pd.DataFrame
-        pair, kind ("right", "wrong"), clip_id, fold, y_true, y_pred, confidence: four rows a pair
-        (right in each genre, wrong in each direction), fewer where no clip was answered so. Of
-        equally sure clips the first by clip_id.
-
-    Raises
-    ------
-    GenreUtilsError
-        Several systems or protocols, or no probabilities.
-    """
-    if len(predictions[["system", "protocol"]].drop_duplicates()) != 1:
-        raise GenreUtilsError("examples are chosen of one system under one protocol")
-    table = predictions.sort_values("clip_id").reset_index(drop=True)
-    columns = [f"p_{genre}" for genre in table["y_pred"]]
-    if table.reindex(columns=sorted(set(columns))).isna().any(axis=None):
-        raise GenreUtilsError(f"{table['system'].iloc[0]} has no probabilities to choose by")
-    table["confidence"] = [table.at[i, column] for i, column in enumerate(columns)]
-    rows = []
-    for pair in pairs:
-        cells = [("right", (g, g)) for g in pair] + [("wrong", way) for way in permutations(pair)]
-        for kind, (true, answer) in cells:
-            found = table[(table["y_true"] == true) & (table["y_pred"] == answer)]
-            best = found.nlargest(1, "confidence")
-            rows.append(best.assign(pair="/".join(pair), kind=kind))
-    columns = ["pair", "kind", "clip_id", "fold", "y_true", "y_pred", "confidence"]
-    return pd.concat(rows, ignore_index=True)[columns] if rows else pd.DataFrame(columns=columns)

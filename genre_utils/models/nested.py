@@ -87,6 +87,17 @@ class RbfSVM(ClassifierMixin, BaseEstimator):
     choice_ : dict
         C, gamma and inner_accuracy.
     temperature_ : float
+    scaler_ : StandardScaler
+        Of all blocks' columns side by side, d of them.
+    weights_ : np.ndarray [shape=(d,)]
+        Factor of each standardised column.
+    vectors_ : np.ndarray [shape=(n, d)]
+        Training rows, standardised and weighted.
+    gamma_ : float
+        As chosen.
+    svc_ : SVC
+        Takes the kernel exp(-gamma_ |a - b|^2) of rows and ``vectors_``; its classes are the
+        positions in ``classes_``.
     """
 
     def __init__(
@@ -105,14 +116,14 @@ class RbfSVM(ClassifierMixin, BaseEstimator):
         self.classes_, target = np.unique(y, return_inverse=True)
         blocks = self.blocks(X)
         x, sizes = np.hstack(blocks), [block.shape[1] for block in blocks]
-        self._weights = np.concatenate([np.full(d, (d * len(sizes)) ** -0.5) for d in sizes])
+        self.weights_ = np.concatenate([np.full(d, (d * len(sizes)) ** -0.5) for d in sizes])
         folds = inner_folds(y, groups, self.inner_folds, self.inner_seed)
         grid = [(C, gamma) for C in self.C for gamma in self.gamma]
         scores = np.zeros((len(grid), len(folds)))
         values = np.zeros((len(grid), len(y), len(self.classes_)))
         for i, (train, test) in enumerate(folds):
             scale = StandardScaler().fit(x[train])
-            a, b = (scale.transform(x[part]) * self._weights for part in (train, test))
+            a, b = (scale.transform(x[part]) * self.weights_ for part in (train, test))
             within = euclidean_distances(a, squared=True)
             across = euclidean_distances(b, a, squared=True)
             for j, (C, gamma) in enumerate(grid):
@@ -123,28 +134,28 @@ class RbfSVM(ClassifierMixin, BaseEstimator):
         best = int(scores.mean(axis=1).argmax())
         self.best_score_ = float(scores[best].mean())
         self.temperature_ = fit_temperature(softmax(values[best], axis=1), target)
-        C, self._gamma = grid[best]
-        self.choice_ = {"C": C, "gamma": self._gamma, "inner_accuracy": round(self.best_score_, 6)}
-        self._scale = StandardScaler().fit(x)
-        self._train = self._scale.transform(x) * self._weights
-        kernel = np.exp(-self._gamma * euclidean_distances(self._train, squared=True))
-        self._svc = SVC(kernel="precomputed", C=C).fit(kernel, target)
+        C, self.gamma_ = grid[best]
+        self.choice_ = {"C": C, "gamma": self.gamma_, "inner_accuracy": round(self.best_score_, 6)}
+        self.scaler_ = StandardScaler().fit(x)
+        self.vectors_ = self.scaler_.transform(x) * self.weights_
+        kernel = np.exp(-self.gamma_ * euclidean_distances(self.vectors_, squared=True))
+        self.svc_ = SVC(kernel="precomputed", C=C).fit(kernel, target)
         return self
 
     def predict(self, X: np.ndarray) -> np.ndarray:
         """Return the genre that most pairwise machines vote for."""
-        return self.classes_[self._svc.predict(self._kernel(X))]
+        return self.classes_[self.svc_.predict(self._kernel(X))]
 
     def predict_proba(self, X: np.ndarray) -> np.ndarray:
         """Return probabilities [n, n_classes] in the order of ``classes_``."""
-        values = _decision(self._svc, self._kernel(X), len(self.classes_))
+        values = _decision(self.svc_, self._kernel(X), len(self.classes_))
         return softmax(values / self.temperature_, axis=1)
 
     @threadpool_limits.wrap(limits=1)
     def _kernel(self, X: np.ndarray) -> np.ndarray:
         check_is_fitted(self)
-        x = self._scale.transform(np.hstack(self.blocks(X))) * self._weights
-        return np.exp(-self._gamma * euclidean_distances(x, self._train, squared=True))
+        x = self.scaler_.transform(np.hstack(self.blocks(X))) * self.weights_
+        return np.exp(-self.gamma_ * euclidean_distances(x, self.vectors_, squared=True))
 
 
 class Searched(ClassifierMixin, BaseEstimator):

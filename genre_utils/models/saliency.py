@@ -1,13 +1,19 @@
-"""Explanations of tested clips, each by the head that had not heard it; kept on disk."""
+"""Explanations of tested clips, each by the head that had not heard it; kept on disk.
+
+TensorFlow starts only where there is something to compute.
+"""
 
 import sys
-from itertools import combinations
+from collections.abc import Sequence
+from itertools import combinations, permutations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.stats import spearmanr
 
+from genre_utils.errors import GenreUtilsError
 from genre_utils.extraction.features import to_image
 from genre_utils.extraction.weights import Weights
 from genre_utils.metrics.confused_pairs import pair_rates
@@ -30,6 +36,45 @@ def most_confused(predictions: pd.DataFrame, n: int = 1) -> list[tuple[str, str]
     return [(genres[pairs[i][0]], genres[pairs[i][1]]) for i in order]
 
 
+def examples(predictions: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> pd.DataFrame:
+    """Choose clips to be explained: of two genres that are confused, the surest right and wrong.
+
+    Parameters
+    ----------
+    predictions : pd.DataFrame
+        Rows of predictions.csv of one system with probabilities under one protocol.
+    pairs : sequence of (genre, genre)
+
+    Returns
+    -------
+    pd.DataFrame
+        pair, kind ("right", "wrong"), clip_id, fold, y_true, y_pred, confidence: four rows a pair
+        (right in each genre, wrong in each direction), fewer where no clip was answered so. Of
+        equally sure clips the first by clip_id.
+
+    Raises
+    ------
+    GenreUtilsError
+        Several systems or protocols, or no probabilities.
+    """
+    if len(predictions[["system", "protocol"]].drop_duplicates()) != 1:
+        raise GenreUtilsError("examples are chosen of one system under one protocol")
+    table = predictions.sort_values("clip_id").reset_index(drop=True)
+    columns = [f"p_{genre}" for genre in table["y_pred"]]
+    if table.reindex(columns=sorted(set(columns))).isna().any(axis=None):
+        raise GenreUtilsError(f"{table['system'].iloc[0]} has no probabilities to choose by")
+    table["confidence"] = [table.at[i, column] for i, column in enumerate(columns)]
+    rows = []
+    for pair in pairs:
+        cells = [("right", (g, g)) for g in pair] + [("wrong", way) for way in permutations(pair)]
+        for kind, (true, answer) in cells:
+            found = table[(table["y_true"] == true) & (table["y_pred"] == answer)]
+            best = found.nlargest(1, "confidence")
+            rows.append(best.assign(pair="/".join(pair), kind=kind))
+    columns = ["pair", "kind", "clip_id", "fold", "y_true", "y_pred", "confidence"]
+    return pd.concat(rows, ignore_index=True)[columns] if rows else pd.DataFrame(columns=columns)
+
+
 def explained(
     chosen: pd.DataFrame, clips: pd.DataFrame, folds: pd.Series, maps: np.ndarray,
     mel: np.ndarray, trunk: Weights, *, settings: dict[str, Any], look: dict[str, str], root: Path,
@@ -40,7 +85,7 @@ def explained(
     Parameters
     ----------
     chosen : pd.DataFrame
-        From `explain.examples`.
+        From `examples`.
     clips : pd.DataFrame
         The n usable clips.
     folds : pd.Series
@@ -101,6 +146,21 @@ def _maps(
             result["gradient"][i] = explain.grad_cam(network, images[i], genre)
             result["occlusion"][i] = explain.occlusion(network, images[i], genre, patches)
             if i == 0:
-                found = explain.randomised(network, images[i], genre, seed=settings["seed"])
+                found = explain.randomised(network, images[i], genre, settings["seed"])
                 result |= {f"sanity: {name}": each for name, each in found.items()}
     return result
+
+
+def rank_correlations(maps: dict[str, np.ndarray]) -> pd.Series:
+    """Spearman's correlation of each map's pixels with the first map's, by name; 1 for itself.
+
+    NaN where a map has one value everywhere: it has no ranks.
+    """
+    first = next(iter(maps.values()))
+    return pd.Series({name: _spearman(first, each) for name, each in maps.items()})
+
+
+def _spearman(one: np.ndarray, two: np.ndarray) -> float:
+    if np.ptp(one) == 0 or np.ptp(two) == 0:
+        return float("nan")
+    return float(spearmanr(one, two, axis=None).statistic)

@@ -14,13 +14,13 @@ import pandas as pd
 from genre_utils.data import splits as protocols
 from genre_utils.models.registry import SYSTEMS, System
 from genre_utils.parallel import each
-from genre_utils.store import Store, digest, write_atomic
+from genre_utils.store import Rows, Store, digest, write_atomic
 
 
 def load_rows(
     name: str, arrays: Callable[[str], Store], ids: Sequence[str]
-) -> tuple[np.ndarray, str]:
-    """Load what a system takes.
+) -> tuple[Rows | np.ndarray, str]:
+    """Return what a system takes.
 
     Parameters
     ----------
@@ -33,15 +33,16 @@ def load_rows(
 
     Returns
     -------
-    rows : np.ndarray [shape=(n, ...)]
-        Of several arrays a structured array [shape=(n,)] with a field for each.
+    rows : Rows [shape=(n, ...)] or np.ndarray [shape=(n,)]
+        One array is left on disk until it is indexed; several are a structured array in memory
+        with a field for each.
     arrays_key : str
         The stores' names, for `cross_validate`.
     """
     stores = {part: arrays(part) for part in SYSTEMS[name].arrays}
     key = "+".join(store.folder.name for store in stores.values())
     if len(stores) == 1:
-        return next(iter(stores.values())).load(ids), key
+        return next(iter(stores.values())).rows(ids), key
     return structured({part: store.load(ids) for part, store in stores.items()}), key
 
 
@@ -55,7 +56,7 @@ def structured(arrays: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def cross_validate(
-    name: str, rows: np.ndarray, clips: pd.DataFrame, splits: pd.DataFrame, *,
+    name: str, rows: Rows | np.ndarray, clips: pd.DataFrame, splits: pd.DataFrame, *,
     arrays_key: str, settings: dict[str, Any], root: Path, jobs: int = 1, fresh: bool = False,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:  # fmt: skip
     """Test every clip of the folds once under each protocol; a finished fold is kept on disk.
@@ -64,7 +65,7 @@ def cross_validate(
     ----------
     name : str
         A key of `SYSTEMS`.
-    rows : np.ndarray [shape=(n, ...)]
+    rows : Rows or np.ndarray [shape=(n, ...)]
         Stored arrays in the order of ``clips``, see `load_rows`.
     clips : pd.DataFrame
         The n usable clips: clip_id, genre, sha256 (of the audio); for a grouped system artist,
@@ -94,14 +95,18 @@ def cross_validate(
         a system that chooses, what it chose; else empty.
     """
     system, y = SYSTEMS[name], clips["genre"].to_numpy()
-    folds, todo = [], []
+    folds, todo, made_of = [], [], _made_of(name, clips, arrays_key)
     for protocol, part in splits.groupby("protocol", sort=False):
         fold = clips["clip_id"].map(part.set_index("clip_id")["fold"]).to_numpy()
         groups = protocols.groups(clips, protocol).to_numpy() if system.grouped else None
         for i in sorted(part["fold"].unique()):
             test, where = fold == i, {"system": name, "protocol": protocol, "fold": int(i)}
             how = settings | ({"seed": settings["seed"] + int(i)} if "seed" in settings else {})
-            path = root / _fold_name(name, clips, test, groups, arrays_key, how)
+            key = made_of | {
+                "settings": how, "test": np.flatnonzero(test).tolist(),
+                "groups": None if groups is None else groups.tolist(),
+            }  # fmt: skip
+            path = root / f"{name}-{digest(key)[:24]}.npz"
             folds.append((test, where, path))
             if fresh or not path.is_file():
                 todo.append((system, rows, y, test, groups, how, path))
@@ -122,27 +127,21 @@ def cross_validate(
     return predictions, pd.concat(histories, ignore_index=True)
 
 
-def _fold_name(
-    name: str, clips: pd.DataFrame, test: np.ndarray, groups: np.ndarray | None, arrays_key: str,
-    settings: dict,
-) -> str:  # fmt: skip
+def _made_of(name: str, clips: pd.DataFrame, arrays_key: str) -> dict:
+    """Return what the answers of all folds depend on."""
     system = SYSTEMS[name]
     modules = [f"genre_utils.{module}" for module in (*system.modules, "models.systems")]
-    key = {
+    return {
         "arrays": arrays_key,
-        "settings": settings,
         "clips": clips[["sha256", "genre"]].to_numpy().tolist(),
-        "groups": None if groups is None else groups.tolist(),
-        "test": np.flatnonzero(test).tolist(),
         "code": digest([Path(find_spec(m).origin).read_text(encoding="utf-8") for m in modules]),
         "libraries": {library: version(library) for library in system.libraries},
     }
-    return f"{name}-{digest(key)[:24]}.npz"
 
 
 def _fold(
-    system: System, rows: np.ndarray, y: np.ndarray, test: np.ndarray, groups: np.ndarray | None,
-    settings: dict, path: Path,
+    system: System, rows: Rows | np.ndarray, y: np.ndarray, test: np.ndarray,
+    groups: np.ndarray | None, settings: dict, path: Path,
 ) -> None:  # fmt: skip
     """Train for one fold, test it, and keep the answers."""
     start = time.monotonic()

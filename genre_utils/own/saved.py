@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.special import log_softmax, softmax
@@ -20,10 +20,12 @@ from sklearn.metrics.pairwise import euclidean_distances
 from threadpoolctl import threadpool_limits
 
 from genre_utils.errors import UsageError
-from genre_utils.models.head import HeadClassifier
 from genre_utils.models.nested import RbfSVM
 from genre_utils.own.card import card
 from genre_utils.store import file_digest, write_atomic, write_json, write_text
+
+if TYPE_CHECKING:
+    from genre_utils.models.head import HeadClassifier
 
 FORMAT = 1
 ARRAYS, FACTS, CARD = "arrays.npz", "model.json", "README.md"
@@ -34,7 +36,7 @@ SVM = ("mean", "factor", "vectors", "gamma", "kernel", "bias")
 Arrays = dict[str, np.ndarray]
 
 
-def of_head(head: HeadClassifier) -> tuple[str, Arrays]:
+def of_head(head: "HeadClassifier") -> tuple[str, Arrays]:
     """Kind and arrays of a trained `HeadClassifier`.
 
     The first kernel of a flattened map is kept as float16, half of its 120 MB: `SavedModel`
@@ -51,22 +53,24 @@ def of_svm(svm: RbfSVM) -> tuple[str, Arrays]:
 
     The vectors are kept as float32; rows are computed from float16 ones.
     """
-    machine, n_classes = svm._svc, len(svm.classes_)
+    machine, n_classes = svm.svc_, len(svm.classes_)
     owner = np.repeat(np.arange(n_classes), machine.n_support_)
     dual, pairs = machine.dual_coef_, list(combinations(range(n_classes), 2))
     sign = -1 if n_classes == 2 else 1  # scikit-learn turns the one pair of two classes round
     columns = [sign * (dual[j - 1] * (owner == i) + dual[i] * (owner == j)) for i, j in pairs]
     return "svm", {
-        "mean": svm._scale.mean_,
-        "factor": svm._weights / svm._scale.scale_,
-        "vectors": svm._train[machine.support_].astype(np.float32),
-        "gamma": np.array([svm._gamma], float),
+        "mean": svm.scaler_.mean_,
+        "factor": svm.weights_ / svm.scaler_.scale_,
+        "vectors": svm.vectors_[machine.support_].astype(np.float32),
+        "gamma": np.array([svm.gamma_], float),
         "kernel": np.column_stack(columns),
         "bias": sign * machine.intercept_,
     }
 
 
-def _head(arrays: Arrays, pooling: str) -> HeadClassifier:
+def _head(arrays: Arrays, pooling: str) -> "HeadClassifier":
+    from genre_utils.models.head import HeadClassifier  # TensorFlow
+
     head = HeadClassifier(pooling=pooling)
     head.weights_ = [arrays[name].astype(np.float32) for name in HEAD]
     head.classes_ = np.arange(len(arrays["bias_3"]))
@@ -175,7 +179,7 @@ class SavedModel:
         log_proba = KINDS[self.kind].log_proba(self.arrays, rows)
         return softmax(log_proba / self.temperature, axis=1)
 
-    def head(self) -> HeadClassifier | None:
+    def head(self) -> "HeadClassifier | None":
         """Return the head as an estimator, for Grad-CAM; None if the system has no head."""
         if not self.kind.startswith("head-"):
             return None

@@ -12,7 +12,7 @@ from matplotlib.ticker import PercentFormatter
 from genre_utils.extraction.features import TOP_DB
 from genre_utils.metrics import calibration
 from genre_utils.metrics.tables import NAMES
-from genre_utils.plots.clip_figures import _show
+from genre_utils.plots.clip_figures import show_feature
 from genre_utils.plots.figures import PROTOCOLS
 from genre_utils.plots.style import BLUE, ORANGE, canvas, finish, styled
 
@@ -40,7 +40,8 @@ def reliability_diagrams(before: pd.DataFrame, after: pd.DataFrame, note: str = 
     Parameters
     ----------
     before, after : pd.DataFrame
-        Rows of predictions.csv under one protocol, with probabilities; see `calibration.scaled`.
+        Rows of predictions.csv under one protocol, with probabilities; the latter of
+        `combine.TemperatureScaled`, under the same names of systems.
     """
     systems = list(dict.fromkeys(before["system"]))
     columns = min(3, len(systems)) if len(systems) != 4 else 2
@@ -116,7 +117,7 @@ def saliency(clips: list[tuple[str, np.ndarray, np.ndarray, np.ndarray]], note: 
     fig, axes = canvas(len(clips), 3, 0.9 + 2.5 * len(clips), **how)
     for row, (title, mel, gradient, occluded) in zip(axes, clips, strict=True):
         for ax, colours in zip(row, ("magma", "gray", "gray"), strict=True):
-            _show(ax, mel, "mel", vmin=-TOP_DB, vmax=0, cmap=colours)
+            show_feature(ax, mel, "mel", vmin=-TOP_DB, vmax=0, cmap=colours)
             ax.set_ylabel("")
         _overlay(row[1], gradient, "inferno", (0, 1))
         far = max(np.abs(occluded).max(), 1e-6)
@@ -153,12 +154,12 @@ def sanity_check(
     maps : dict
         From `explain.randomised`.
     correlations : pd.Series
-        From `explain.rank_correlations`.
+        From `saliency.rank_correlations`.
     """
     how = {"sharex": True, "sharey": True, "squeeze": False, "dpi": COARSE}
     fig, axes = canvas(2, -(-len(maps) // 2), 5.6, **how)
     for ax, (name, values) in zip(axes.flat, maps.items(), strict=False):
-        _show(ax, mel, "mel", vmin=-TOP_DB, vmax=0, cmap="gray")
+        show_feature(ax, mel, "mel", vmin=-TOP_DB, vmax=0, cmap="gray")
         _overlay(ax, values, "inferno", (0, 1))
         alike = correlations[name]
         words = "map is flat" if np.isnan(alike) else f"ρ = {alike:.2f}"
@@ -258,26 +259,3 @@ def along_song(windows: pd.DataFrame, seconds: float, note: str = "") -> Figure:
     ax.grid(visible=False, axis="x")
     fig.legend(loc="outside right upper", reverse=True)
     return finish(fig, f"Along the song, windows of {seconds:g} s", note)
-
-
-@styled
-def training_costs(table: pd.DataFrame, note: str = "") -> Figure:
-    """Draw what each system's training costs, on a logarithmic scale.
-
-    Parameters
-    ----------
-    table : pd.DataFrame
-        system, seconds (of training, all folds).
-    """
-    fig, ax = canvas(height=1.3 + 0.3 * len(table))
-    seconds = table["seconds"]
-    ax.scatter(seconds, range(len(table)), color=BLUE, s=50)
-    for i, value in enumerate(seconds):
-        how = {"xytext": (8, 0), "textcoords": "offset points", "va": "center"}
-        ax.annotate(f"{value:,.0f} s" if value >= 10 else f"{value:.1f} s", (value, i), **how)
-    ax.set_yticks(range(len(table)), [_name(system) for system in table["system"]])
-    ax.set(xscale="log", xlim=(seconds.min() / 2, 3 * seconds.max()))
-    ax.xaxis.set_major_formatter("{x:,g}")
-    ax.set_xlabel("Seconds of training, all folds (logarithmic)")
-    ax.set_ylim(len(table) - 0.4, -0.6)
-    return finish(fig, "What training costs", note)

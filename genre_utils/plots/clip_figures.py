@@ -22,8 +22,18 @@ def _seconds(feature: np.ndarray, name: str) -> float:
     return feature.shape[1] * PARAMETERS[name]["hop_length"] / paper.AUDIO["sr"]
 
 
-def _show(ax: Axes, feature: np.ndarray, name: str, **colours: object) -> AxesImage:
-    """Draw a feature with time in seconds and its own vertical axis named."""
+def show_feature(ax: Axes, feature: np.ndarray, name: str, **colours: object) -> AxesImage:
+    """Draw a feature with time in seconds and its own vertical axis named.
+
+    Parameters
+    ----------
+    ax : Axes
+    feature : np.ndarray [shape=(height, t)]
+        Low frequencies (or coefficients) first.
+    name : {"mel", "mfcc", "chroma"}
+    colours
+        As for ``ax.imshow``: cmap, vmin, vmax.
+    """
     height = len(feature)
     extent = (0, _seconds(feature, name), 0, height)
     how = {"aspect": "auto", "origin": "lower", "interpolation": "nearest", "cmap": "magma"}
@@ -58,7 +68,7 @@ def mel_spectrograms(examples: list[tuple[str, str, np.ndarray]], note: str = ""
     rows = -(-len(examples) // 2)
     fig, axes = canvas(rows, 2, 0.8 + 2.7 * rows, sharex=True, sharey=True, squeeze=False)
     for ax, (genre, clip, mel) in zip(axes.flat, examples, strict=False):
-        image = _show(ax, mel, "mel", vmin=-TOP_DB, vmax=0)
+        image = show_feature(ax, mel, "mel", vmin=-TOP_DB, vmax=0)
         ax.set_title(genre)
         ax.text(
             0.01, 0.97, shorten(clip, 48, placeholder=" …"), transform=ax.transAxes, va="top",
@@ -90,7 +100,7 @@ def images(features: dict[str, np.ndarray], note: str = "") -> Figure:
     fig, axes = canvas(len(features), 1, 2.5 * len(features), sharex=True, squeeze=False)
     for ax, (name, feature) in zip(axes.flat, features.items(), strict=True):
         fixed = {"vmin": 0, "vmax": 1} if name == "chroma" else {}
-        image = _show(ax, feature, name, **fixed)
+        image = show_feature(ax, feature, name, **fixed)
         height, width = feature.shape
         ax.set_title(f"{FEATURES[name]}, {height} × {width}")
         label = {"mel": "dB re maximum", "mfcc": "Value", "chroma": "Relative energy"}[name]

@@ -15,11 +15,11 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from genre_utils import paper
 from genre_utils.plots.clip_figures import frames_kept, images, mel_spectrograms, mfcc_hop, waveform
-from genre_utils.plots.schematic import architecture
+from genre_utils.plots.schematic import architecture, dense_layers
 from genre_utils.plots.style import BLUE, GREEN, ORANGE, PURPLE, canvas, finish, save, styled
 
 __all__ = [
-    "accuracy_by_protocol", "architecture", "clips_per_genre", "confusion_matrices",
+    "accuracy_by_protocol", "architecture", "clips_per_genre", "confusion_matrices", "dense_layers",
     "fold_accuracies", "frames_kept", "images", "mel_spectrograms", "mfcc_hop", "save",
     "shared_groups", "training_curves", "waveform",
 ]  # fmt: skip

@@ -1,5 +1,7 @@
 """The paper's Fig. 2: the network drawn with the shape of every block's output."""
 
+from math import prod
+
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Rectangle
@@ -22,6 +24,19 @@ def block_shapes(height: int, width: int) -> list[tuple[int, int, int]]:
     return shapes
 
 
+def dense_layers(
+    map_shape: tuple[int, int, int], n_classes: int, pooling: str = "flatten"
+) -> list[tuple[str, int, int]]:
+    """Name, number of outputs and number of weights of each layer of `head.build_head`."""
+    flat = pooling == "flatten"
+    first, second = paper.HEAD["units"]
+    layers = [("Flatten" if flat else "Average", prod(map_shape) if flat else map_shape[-1], 0)]
+    for units in (first, second, n_classes):
+        layers.append(("Dense", units, (layers[-1][1] + 1) * units))
+        layers.append(("Dropout", units, 0))
+    return layers[:-1]  # nothing is dropped behind the softmax
+
+
 @styled
 def architecture(
     n_classes: int = len(paper.GENRES), feature: str = "mel", pooling: str = "flatten",
@@ -41,17 +56,13 @@ def architecture(
     upper = [("Input image", FEATURES[feature], (*paper.SHAPES[feature], 3), "data")]
     for i, ((n, channels), shape) in enumerate(zip(BLOCKS, shapes, strict=True), 1):
         upper.append((f"Block {i}", f"{n} × conv 3×3, {channels}\nmax-pool 2×2", shape, "frozen"))
-    height, width, channels = shapes[-1]
-    first, second = paper.HEAD["units"]
-    dropout = ("Dropout", f"{paper.HEAD['dropout']:g}")
-    flat = ("Flatten", "", (height * width * channels,), "data")
+    layers, relu = dense_layers(shapes[-1], n_classes, pooling), "ReLU"
+    dropout, l2 = f"{paper.HEAD['dropout']:g}", f"{relu}, L2 {paper.HEAD['l2']:g}"
+    what = ["" if pooling == "flatten" else "over the map", l2, dropout, relu, dropout, "softmax"]
+    kinds = ["data", *["trained"] * 5]
     lower = [
-        flat if pooling == "flatten" else ("Average", "over the map", (channels,), "data"),
-        ("Dense", f"ReLU, L2 {paper.HEAD['l2']:g}", (first,), "trained"),
-        (*dropout, (first,), "trained"),
-        ("Dense", "ReLU", (second,), "trained"),
-        (*dropout, (second,), "trained"),
-        ("Dense", "softmax", (n_classes,), "trained"),
+        (name, text, (size,), kind)
+        for (name, size, _), text, kind in zip(layers, what, kinds, strict=True)
     ]
     fig, ax = canvas(height=4.1)
     for y, row in ((TOP, upper), (BOTTOM, lower)):
