@@ -3,7 +3,6 @@
 TensorFlow starts only where there is something to compute.
 """
 
-import sys
 from collections.abc import Sequence
 from itertools import combinations, permutations
 from pathlib import Path
@@ -17,7 +16,9 @@ from genre_utils.errors import GenreUtilsError
 from genre_utils.extraction.features import to_image
 from genre_utils.extraction.weights import Weights
 from genre_utils.metrics.confused_pairs import pair_rates
-from genre_utils.store import code_version, digest, remembered
+from genre_utils.store import Rows, digest, remembered, source_version
+
+MODULES = ("explain", "head", "dense", "saliency")  # in which explanations are written
 
 
 def most_confused(predictions: pd.DataFrame, n: int = 1) -> list[tuple[str, str]]:
@@ -76,7 +77,7 @@ def examples(predictions: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> pd.
 
 
 def explained(
-    chosen: pd.DataFrame, clips: pd.DataFrame, folds: pd.Series, maps: np.ndarray,
+    chosen: pd.DataFrame, clips: pd.DataFrame, folds: pd.Series, maps: Rows,
     mel: np.ndarray, trunk: Weights, *, settings: dict[str, Any], look: dict[str, str], root: Path,
     patches: tuple[int, int],
 ) -> dict[str, np.ndarray]:  # fmt: skip
@@ -90,7 +91,7 @@ def explained(
         The n usable clips.
     folds : pd.Series
         Fold of each clip under the protocol of ``chosen``, indexed by clip_id.
-    maps : np.ndarray [shape=(n, 6, 19, 512)]
+    maps : Rows [shape=(n, 6, 19, 512)]
         VGG-16 maps that the heads are trained on, once more, for the folds of the chosen clips.
     mel : np.ndarray [shape=(len(chosen), 216, t)]
         Mel-spectrograms of the chosen clips.
@@ -111,14 +112,12 @@ def explained(
         [len(chosen), 216, t]; the `explain.randomised` maps of the first clip under their names
         after "sanity: ".
     """
-    from genre_utils.models import dense, explain, head  # TensorFlow
-
     key = {
         "chosen": chosen.drop(columns="confidence").to_numpy().tolist(),
         "clips": clips[["sha256", "genre"]].to_numpy().tolist(),
         "folds": [int(fold) for fold in clips["clip_id"].map(folds)],
         "weights": trunk.digest, "settings": settings, "look": look, "patches": list(patches),
-        "code": code_version(explain, head, dense, sys.modules[__name__]),
+        "code": source_version(f"genre_utils.models.{name}" for name in MODULES),
     }  # fmt: skip
     path = root / f"saliency-{digest(key)[:24]}.npz"
     how = (settings, look, patches)
@@ -126,10 +125,10 @@ def explained(
 
 
 def _maps(
-    chosen: pd.DataFrame, clips: pd.DataFrame, folds: pd.Series, maps: np.ndarray,
+    chosen: pd.DataFrame, clips: pd.DataFrame, folds: pd.Series, maps: Rows,
     mel: np.ndarray, trunk: Weights, settings: dict, look: dict, patches: tuple[int, int],
 ) -> dict[str, np.ndarray]:  # fmt: skip
-    from genre_utils.models import explain
+    from genre_utils.models import explain  # TensorFlow
     from genre_utils.models.head import HeadClassifier
 
     y, fold_of = clips["genre"].to_numpy(), clips["clip_id"].map(folds).to_numpy()

@@ -4,7 +4,6 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import pandas as pd
 from genre_utils.data import splits as protocols
 from genre_utils.models.registry import SYSTEMS, System
 from genre_utils.parallel import each
-from genre_utils.store import Rows, Store, digest, write_atomic
+from genre_utils.store import Rows, Store, digest, source_version, write_atomic
 
 
 def load_rows(
@@ -134,7 +133,7 @@ def _made_of(name: str, clips: pd.DataFrame, arrays_key: str) -> dict:
     return {
         "arrays": arrays_key,
         "clips": clips[["sha256", "genre"]].to_numpy().tolist(),
-        "code": digest([Path(find_spec(m).origin).read_text(encoding="utf-8") for m in modules]),
+        "code": source_version(modules),
         "libraries": {library: version(library) for library in system.libraries},
     }
 
