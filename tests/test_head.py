@@ -46,6 +46,16 @@ def test_average_pooling_is_the_other_way():
         head.build_head(MAPS, 4, pooling="max")
 
 
+def test_sparse_rows_are_the_rows(data):
+    X = data[0].copy()
+    X[3] = 0  # a clip without any value
+    found = dense.sparse_rows(X)
+    assert (found.shape, found.dtype) == ((150, 2048), np.float32)
+    assert found.nnz == np.count_nonzero(X)
+    assert (found.toarray() == X.reshape(150, -1)).all()
+    assert dense.sparse_rows(X[3:4]).nnz == 0
+
+
 @pytest.mark.parametrize("pooling", head.POOLING)
 def test_own_training_equals_keras_fit(data, pooling):
     """Without dropout and shuffling (drawn in another order) both must do the same sums."""

@@ -5,7 +5,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 
 from genre_utils.data import splits
 from genre_utils.models import head, registry, systems
-from genre_utils.store import Store
+from genre_utils.store import Rows, Store
 
 GENRES = ["Jazz", "New Age", "World"]
 
@@ -159,6 +159,7 @@ def test_several_arrays_are_fields_of_one(small, nearest):
     assert rows["b"].tolist() == list(range(60))
     assert np.array_equal(rows[5:9]["a"], maps[5:9, 0])
     one, key = systems.load_rows("cnn-mel", {"vgg-mel": nearest["a"]}.__getitem__, ids)
+    assert isinstance(one, Rows)  # left on disk: all maps of a corpus need not fit in memory
     assert np.array_equal(one[:], maps[:, 0])
     assert key == nearest["a"].folder.name
 

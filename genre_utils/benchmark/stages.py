@@ -169,9 +169,10 @@ def experiment(bench: Bench, found: dict[str, Row]) -> list[Row]:
     """
     room = memory_available() // 2 // BYTES_PER_IMAGE
     batch = min(STEP, 2 ** int(math.log2(max(room, 1))), len(bench.ids))
-    images = naive.images(bench.plain["mel"])
+    y, mel = bench.y[:STEP], bench.plain["mel"][:STEP]  # one batch, as the paper's
+    images = naive.images(mel)
     model = naive.whole_network(images.shape[1:], int(bench.y.max()) + 1, bench.weights.arrays)
-    task = {"epoch": lambda: naive.fit(model, images, bench.y, 1, batch)}
+    task = {"epoch": lambda: naive.fit(model, images, y, 1, batch)}
     epoch = alternate(task, bench.repeats)["epoch"] / len(images)
     epochs = paper.TRAINING["epochs"]
     plain = epochs * epoch + 1 / found["features"].against / PAPER_FOLDS
