@@ -31,7 +31,9 @@ def _corpus(name, strength, n_artists=18, n_clips=3, seed=0):
         d = WIDTH[array]
         rows = rng.normal(size=(len(genre), d)) + 0.3 * rng.normal(size=(n_artists, d))[artist]
         rows += strength * rng.normal(size=(3, d))[genre]
-        arrays[array] = rows.astype(np.float16 if array == "pooled-mel" else np.float32)
+        if array == "pooled-mel":  # as behind a ReLU
+            rows = (rows - rows.min()).astype(np.float16)
+        arrays[array] = rows if array == "pooled-mel" else rows.astype(np.float32)
     rows = next(iter(arrays.values())) if len(arrays) == 1 else systems.structured(arrays)
     return rows, GENRES[genre], np.array([f"artist {i}" for i in artist])
 
@@ -65,6 +67,30 @@ def test_each_system_learns_what_is_there_and_nothing_else(name):
     assert _accuracy(name, *_corpus(name, strength=1.0)) > 0.8
     rows, y, groups = _corpus(name, strength=0.0)
     assert _accuracy(name, rows, y, groups) < 0.7  # 18 clips of 6 artists: chance is 1/3
+
+
+def test_components_are_the_first_there_are():
+    rows = np.random.default_rng(0).normal(size=(60, 8)) * np.arange(1, 9)
+    centred = rows - rows.mean(axis=0)
+    vectors = np.linalg.eigh(centred.T @ centred).eigenvectors
+    expected = centred @ vectors[:, ::-1]  # the largest first
+    found = classic.FirstComponents(3).fit(rows).transform(rows)
+    assert np.abs(found) == pytest.approx(np.abs(expected[:, :3]), abs=1e-8)
+    assert classic.FirstComponents(50).fit(rows).transform(rows).shape == (60, 8)
+    assert classic.FirstComponents(50).fit(rows[:5]).transform(rows).shape == (60, 5)
+
+
+def test_lda_finds_what_two_directions_of_heavy_tailed_columns_carry():
+    rng, genre = np.random.default_rng(0), np.arange(240) % 3
+    hidden = rng.normal(size=(240, 2)) + 4 * np.array([[0, 1], [1, -1], [-1, -1]])[genre]
+    rows = (hidden @ rng.normal(size=(2, 200)) + 0.5 * rng.normal(size=(240, 200)) + 12) ** 2
+    make = classic.lda_of("handcrafted", root=True)
+    fitted = make(inner_folds=3).fit(rows[:120], GENRES[genre[:120]])
+    assert (fitted.predict(rows[120:]) == GENRES[genre[120:]]).mean() > 0.95
+    assert set(fitted.choice_) == {"n_components", "inner_accuracy"}
+    plain = classic.lda_of("handcrafted")(inner_folds=3)
+    plain.fit(np.sqrt(rows[:120]), GENRES[genre[:120]])
+    assert np.allclose(fitted.predict_proba(rows), plain.predict_proba(np.sqrt(rows)))
 
 
 def test_all_four_methods_on_handcrafted_features_are_there():

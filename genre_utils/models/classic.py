@@ -13,12 +13,14 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.decomposition import PCA
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
 from sklearn.inspection import permutation_importance
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from genre_utils.extraction import musicnn, vgg
 from genre_utils.models.nested import RbfSVM, Searched, inner_folds
@@ -68,6 +70,41 @@ def logistic_of(*names: str) -> Callable[..., Searched]:
     return partial(Searched, partial(select, names=names), pipeline, grid)
 
 
+class FirstComponents(TransformerMixin, BaseEstimator):
+    """scikit-learn's `PCA`; where there are fewer clips than components, as many as there can be.
+
+    Parameters
+    ----------
+    n_components : int
+    """
+
+    def __init__(self, n_components: int = 10) -> None:
+        self.n_components = n_components
+
+    def fit(self, X: np.ndarray, y: np.ndarray | None = None) -> "FirstComponents":
+        """Find the components of rows X [n, d]."""
+        self.pca_ = PCA(min(self.n_components, *X.shape), svd_solver="full").fit(X)
+        return self
+
+    def transform(self, X: np.ndarray) -> np.ndarray:
+        """Return the rows' components [n, n_components]."""
+        return self.pca_.transform(X)
+
+
+def lda_of(*names: str, root: bool = False) -> Callable[..., Searched]:
+    """Return a function that makes linear discriminant analysis on a few principal components.
+
+    Some seventy training artists support few directions. The covariance is shrunk as far as
+    Ledoit and Wolf (2004) compute, so the number of components is the only choice. ``root`` takes
+    square roots of the columns first, for those that are heavy-tailed and not negative.
+    """
+    lda = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")
+    steps = [FunctionTransformer(np.sqrt)] if root else []
+    pipeline = make_pipeline(*steps, StandardScaler(), FirstComponents(), lda)
+    grid = {"firstcomponents__n_components": (10, 20, 50)}
+    return partial(Searched, partial(select, names=names), pipeline, grid)
+
+
 def vgg_candidates(**how: int) -> dict[str, RbfSVM | Searched]:
     """Return what can be made of VGG-16's pooled maps, to choose from."""
     return {
@@ -75,6 +112,7 @@ def vgg_candidates(**how: int) -> dict[str, RbfSVM | Searched]:
         "block3-svm": svm_of(POOLED[0])(**how),
         "block4-svm": svm_of(POOLED[1])(**how),
         "blocks3+4-svm": svm_of(*POOLED[:2])(**how),
+        "pooled-lda": lda_of(*POOLED, root=True)(**how),
     }
 
 
@@ -84,7 +122,9 @@ def candidates(**how: int) -> dict[str, RbfSVM | Searched]:
         "handcrafted-svm": svm_of("handcrafted"),
         "musicnn-svm": svm_of(*MUSICNN),
         "musicnn-logreg": logistic_of(*MUSICNN),
+        "musicnn-lda": lda_of(*MUSICNN),
         "musicnn+handcrafted": svm_of(*MUSICNN, "handcrafted"),
+        "musicnn+handcrafted-lda": lda_of(*MUSICNN, "handcrafted"),
         "all-features": svm_of(*MUSICNN, "handcrafted", *POOLED),
     }
     return {**vgg_candidates(**how), **{name: make(**how) for name, make in others.items()}}

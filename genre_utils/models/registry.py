@@ -114,6 +114,9 @@ SYSTEMS: dict[str, System] = {
     ),
     "pooled-svm": _classic(classic.svm_of(*classic.POOLED), "VGG blocks 3-5, SVM", "pooled-mel"),
     "block3-svm": _classic(classic.svm_of(classic.POOLED[0]), "VGG block 3, SVM", "pooled-mel"),
+    "pooled-lda": _classic(
+        classic.lda_of(*classic.POOLED, root=True), "VGG blocks 3-5, LDA", "pooled-mel"
+    ),
     "handcrafted-logreg": _classic(
         classic.logistic_of("handcrafted"), "Hand-crafted, logistic regression", "handcrafted"
     ),
@@ -125,8 +128,13 @@ SYSTEMS: dict[str, System] = {
         classic.boosting, "Hand-crafted, boosting", "handcrafted", grouped=False
     ),
     "musicnn-svm": _classic(classic.svm_of(*classic.MUSICNN), "musicnn, SVM", "musicnn"),
+    "musicnn-lda": _classic(classic.lda_of(*classic.MUSICNN), "musicnn, LDA", "musicnn"),
     "musicnn+handcrafted": _classic(
         classic.svm_of(*classic.MUSICNN, "handcrafted"), "musicnn + hand-crafted, SVM",
+        "musicnn", "handcrafted",
+    ),
+    "musicnn+handcrafted-lda": _classic(
+        classic.lda_of(*classic.MUSICNN, "handcrafted"), "musicnn + hand-crafted, LDA",
         "musicnn", "handcrafted",
     ),
     "all-features": _classic(
