@@ -64,6 +64,8 @@ def write_atomic(path: str | Path, write: Callable[[Path], None]) -> None:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=LEFT_OVER, suffix=path.suffix)
         os.close(handle)
         write(Path(name))
+        with Path(name).open("rb") as stream:
+            os.fsync(stream.fileno())  # or a machine that dies leaves the name without the content
         Path(name).chmod(0o644)
         Path(name).replace(path)
     except OSError as error:
@@ -180,7 +182,7 @@ class Store:
             raise ValueError(f"{len(ids)} ids for {len(rows)} rows")
         name = digest(list(ids))[:16]
         self._seen.discard(f"{name}.json")
-        write_atomic(self.folder / f"{name}.npy", lambda part: _save(part, rows))
+        write_atomic(self.folder / f"{name}.npy", lambda part: np.save(part, rows))
         write_json(self.folder / f"{name}.json", list(ids))
 
     def rows(self, ids: Sequence[str]) -> "Rows":
@@ -245,10 +247,3 @@ class Rows:
             raise GenreUtilsError(
                 f"{self._store.folder}: a file of it is gone since; run the earlier stage again"
             ) from None
-
-
-def _save(path: Path, rows: np.ndarray) -> None:
-    with path.open("wb") as stream:
-        np.save(stream, rows)
-        stream.flush()
-        os.fsync(stream.fileno())  # or a machine that dies leaves the name without the content

@@ -87,8 +87,8 @@ def test_an_interrupted_shard_does_not_count(rows, monkeypatch):
 
 
 def test_an_interrupted_write_leaves_nothing(rows, monkeypatch):
-    def killed(stream, rows):
-        stream.write(b"half a row")
+    def killed(path, rows):
+        path.write_bytes(b"half a row")
         raise KeyboardInterrupt
 
     monkeypatch.setattr(np, "save", killed)

@@ -5,7 +5,6 @@ stopped; TensorFlow starts only where there is something new to hear.
 """
 
 import hashlib
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -18,11 +17,20 @@ import pandas as pd
 
 from genre_utils import paper
 from genre_utils.errors import GenreUtilsError
-from genre_utils.extraction import audio, features, spectra, vgg
+from genre_utils.extraction import audio, features, vgg
 from genre_utils.extraction.weights import DIGEST, Weights, load_weights
 from genre_utils.own import saved, song
 from genre_utils.own.saved import SavedModel
-from genre_utils.store import cache_dir, code_version, digest, file_digest, remembered
+from genre_utils.store import cache_dir, digest, file_digest, remembered, source_version
+
+# The code between a file and its probabilities, or its explanation.
+MODULES = tuple(
+    f"genre_utils.{name}"
+    for name in (
+        "own.predict", "own.saved", "own.song", "extraction.audio", "extraction.spectra",
+        "extraction.features", "extraction.vgg", "models.head", "models.dense", "models.explain",
+    )
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -147,7 +155,7 @@ class Predictor:
         self, name: str, key: dict, make: Callable[[], dict[str, np.ndarray]]
     ) -> dict[str, np.ndarray]:
         """Return what was made of the same by this model and code, or make it."""
-        whole = key | {"model": self._model_digest, "code": _code()}
+        whole = key | {"model": self._model_digest, "code": source_version(MODULES)}
         path = cache_dir() / "arrays" / "folds" / f"{name}-{digest(whole)[:24]}.npz"
         return remembered(path, make)
 
@@ -218,8 +226,3 @@ def _trunk(weights: Weights, how: dict) -> Callable[[np.ndarray], np.ndarray]:
 
 def _image(mel: np.ndarray, how: dict) -> np.ndarray:
     return features.to_image(mel, "mel", scale=how["mel_scale"], channels=how["channels"])
-
-
-def _code() -> str:
-    """Digest of the code between a file and its probabilities."""
-    return code_version(sys.modules[__name__], saved, song, audio, features, spectra, vgg)
