@@ -62,7 +62,8 @@ def reference_points(clips: pd.DataFrame, splits: pd.DataFrame) -> pd.DataFrame:
 def _answers(table: pd.DataFrame, system: str, fold: int) -> pd.Series:
     """Answer each test clip's group its usual genre in training; NaN where it was not met."""
     test = table["fold"] == fold
-    usual = table[~test].groupby(system)["genre"].agg(_most_frequent)
+    counts = table[~test].groupby([system, "genre"]).size().unstack(fill_value=0)
+    usual = counts.idxmax(axis=1) if len(counts) else {}  # of equals the alphabetically first
     return table.loc[test, system].map(usual)
 
 

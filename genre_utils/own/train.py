@@ -5,11 +5,9 @@ artists give every clip probabilities from a model that has not heard its artist
 the accuracy in the model card and the temperature that calibrates the final model's confidence.
 """
 
-import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -25,10 +23,10 @@ from genre_utils.extraction import features, vgg
 from genre_utils.extraction.weights import load_weights
 from genre_utils.metrics.calibration import fit_temperature
 from genre_utils.models import registry
-from genre_utils.own import card, facts, saved
+from genre_utils.own import facts
 from genre_utils.own.saved import Arrays, SavedModel, check_target, of_head, of_svm
 from genre_utils.progress import progress
-from genre_utils.store import Store, cache_dir, code_version, digest
+from genre_utils.store import Store, cache_dir, digest, source_version
 
 FOLDS = 5
 MIN_ARTISTS = 2  # of a genre: one to train on, one to test on
@@ -132,14 +130,14 @@ def train_from_run(run: Run, out: str | Path = "", *, system: str = DEFAULT) -> 
 def _made_of(system: str, clips: pd.DataFrame, folds: pd.Series, store: Store) -> str:
     """Return a digest of everything that a model of a run depends on."""
     known = _recipe(system)
-    names = registry.SYSTEMS[known.registered].modules
-    modules = (import_module(f"genre_utils.{name}") for name in names)
+    own = ("own.train", "own.saved", "own.facts", "own.card")
+    names = (*own, *registry.SYSTEMS[known.registered].modules)
     return digest(
         {
             "system": [system, known.registered, known.settings], "store": store.folder.name,
             "clips": clips[["clip_id", "sha256", "genre", "status"]].astype(str).values.tolist(),
             "folds": folds.to_dict(), "versions": versions(),
-            "code": code_version(sys.modules[__name__], saved, facts, card, *modules),
+            "code": source_version(f"genre_utils.{name}" for name in names),
         }
     )  # fmt: skip
 

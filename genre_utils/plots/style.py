@@ -62,4 +62,5 @@ def save(fig: Figure, path: str | Path) -> None:
     how = {"metadata": {"Software": None}, "bbox_inches": "tight", "format": "png"}
     how["dpi"] = SHARPER * fig.dpi
     write_atomic(path, lambda part: fig.savefig(part, **how))
+    fig.set_layout_engine("none")  # shown next, it need not be laid out again
     plt.close(fig)
