@@ -36,9 +36,10 @@ clips is {pass_steps}. One pass, in the table, is what one would pay.
 
 ## What breaks first
 
-1. **Maps in memory.** The head's training loads the maps of all clips. Those alone fill this
-   machine's memory at {clips_in_memory} clips, and the training part is copied from them: FMA-full
-   needs {fma_maps} GB for them. Until then memory is no concern ({head_memory} GB at {n_clips}).
+1. **Maps in memory.** Maps stay on disk until a fold of the head's training reads those of its
+   training part, whole. They alone fill this machine's memory at some {clips_in_memory} clips;
+   FMA-full needs up to {fma_maps} GB for them. Until then memory is no concern ({head_memory} GB at
+   {n_clips}).
 2. **Number of files.** A shard holds {shard} maps or {chunk} clips' features, two files each: at
    10^8 clips {map_files} files of maps and {feature_files} of features, all listed whenever a store
    is opened. A file system that lists 10,000 names a second needs {list_hours} hours for that.
