@@ -9,7 +9,6 @@ two runs at once cannot spoil each other's, and what a broken machine left half 
 """
 
 import hashlib
-import inspect
 import json
 import os
 import tempfile
@@ -39,14 +38,14 @@ def digest(value: Any) -> str:  # noqa: ANN401
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def code_version(*modules: ModuleType) -> str:
-    """Digest of modules' source text: an edited stage is computed anew."""
-    return digest([inspect.getsource(module) for module in modules])[:16]
-
-
 def source_version(names: Iterable[str]) -> str:
-    """As `code_version`, by the modules' names: nothing is imported (TensorFlow would be)."""
+    """Digest of modules' source text, by their names: nothing is imported (TensorFlow would be)."""
     return digest([Path(find_spec(name).origin).read_text(encoding="utf-8") for name in names])
+
+
+def code_version(*modules: ModuleType) -> str:
+    """Short `source_version` of imported modules: an edited stage is computed anew."""
+    return source_version(module.__name__ for module in modules)[:16]
 
 
 def file_digest(path: str | Path) -> str:
