@@ -28,6 +28,8 @@ TABLES = {
     "beyond": "07_beyond_the_paper",
     "beyond_table": "07_beyond_the_paper",
     "chosen": "07_beyond_the_paper",
+    "fewer_artists": "07_beyond_the_paper",
+    "learning_curve": "07_beyond_the_paper",
     "calibration": "07_beyond_the_paper",
 }
 TEXT_COLUMNS = (

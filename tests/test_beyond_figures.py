@@ -59,6 +59,15 @@ WINDOWS = pd.DataFrame(
     {"start_s": [0.0, 10.0, 20.0, 23.5], "Jazz": [0.7, 0.6, np.nan, 0.1],
      "World": [0.3, 0.4, np.nan, 0.9]}
 )  # fmt: skip
+CURVE = pd.DataFrame(
+    {
+        "system": np.repeat(["cnn-mel", "svm-fair"], 3), "n_artists": [18.1, 36.4, 73.0] * 2,
+        "accuracy": [0.55, 0.6, 0.65, 0.5, 0.52, 0.54], "gain": np.repeat([0.05, 0.02], 3),
+        "twice": np.repeat([0.7, 0.56], 3),
+    }
+).assign(
+    accuracy_lo=lambda t: t["accuracy"] - 0.1, accuracy_hi=lambda t: t["accuracy"] + 0.08
+)  # fmt: skip
 MAPS = {
     "trained": BUMP, "head random": 1 - BUMP, "all random": 0 * BUMP,
     "head and block 5 random": BUMP,
@@ -75,6 +84,7 @@ PICTURES = {
     "sanity": lambda note: beyond_figures.sanity_check(MEL, MAPS, ALIKE, note),
     "importances": lambda note: beyond_figures.feature_importances(IMPORTANCES, note=note),
     "systems": lambda note: beyond_figures.systems_by_group(TABLE, GROUPS, note),
+    "curves": lambda note: beyond_figures.learning_curves(CURVE, note),
     "song": lambda note: beyond_figures.along_song(WINDOWS, 20.0, note),
 }
 
@@ -118,6 +128,20 @@ def test_reliability_shows_each_systems_bins_and_errors():
             assert line.get_xydata() == pytest.approx(bins[["confidence", "accuracy"]].to_numpy())
             error = (bins["n"] * (bins["accuracy"] - bins["confidence"]).abs()).sum() / 60
             assert line.get_label().endswith(f"error {error:.3f}")
+
+
+def test_learning_curves_show_points_and_where_the_line_leads():
+    ax = PICTURES["curves"]("").axes[0]
+    drawn = [each.lines[0] for each in ax.containers if isinstance(each, ErrorbarContainer)]
+    lines = [line for line in ax.lines if line.get_marker() == "None"]
+    parts = [part for _, part in CURVE.groupby("system", sort=False)]
+    for points, measured, beyond, part in zip(drawn, lines[::2], lines[1::2], parts, strict=True):
+        assert points.get_ydata() == pytest.approx(part["accuracy"].to_numpy())
+        assert measured.get_color() == beyond.get_color() == points.get_color()
+        assert measured.get_linestyle() == "-" and beyond.get_linestyle() == ":"
+        assert beyond.get_xdata() == pytest.approx([73, 146])
+        assert beyond.get_ydata()[1] == pytest.approx(part["twice"].iloc[0])
+        assert np.diff(beyond.get_ydata()) == pytest.approx(part["gain"].iloc[0])
 
 
 def test_coverage_shows_every_curve_whole():

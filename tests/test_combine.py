@@ -201,3 +201,20 @@ def test_windows_learn_from_all_and_vote():
     expected = (each.predict_proba(first) + each.predict_proba(last)) / 2
     assert model.predict_proba(X) == pytest.approx(expected, abs=1e-12)
     assert list(model.predict(X)) == list(each.classes_[expected.argmax(axis=1)])
+
+
+@pytest.mark.parametrize("grouped", [True, False])
+def test_windows_of_a_clip_stay_together_in_inner_folds(grouped):
+    X, y, groups = _noise()
+    X = systems.structured({"first": X["told"], "last": X["told"] + 0.1})
+    seen = []
+
+    class Spy(nested.RbfSVM):
+        def fit(self, X, y, groups=None):
+            seen.append(groups)
+            return super().fit(X, y, groups)
+
+    model = combine.Windows(Spy(lambda X: [X], inner_folds=2))
+    model.fit(X, y, groups if grouped else None)
+    expected = groups if grouped else np.arange(len(y))
+    assert list(seen[0]) == [*expected, *expected]

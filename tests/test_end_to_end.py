@@ -127,7 +127,8 @@ def test_systems_beyond_the_paper_were_tested_in_the_same_folds(first):
     assert len(merged) == len(table)
     assert (merged["fold"] == merged["fold_split"]).all()
     systems = set(table["system"])
-    assert {"cnn-mel-tuned5", "cnn-mel-windows", "chosen-vgg", "handcrafted-forest"} <= systems
+    expected = {"cnn-mel-tuned5", "cnn-mel-windows", "chosen-vgg", "handcrafted-forest"}
+    assert expected | {"block3-svm-windows"} <= systems
     assert not {"chosen", "musicnn-svm", "stacking", "cnn-mel-tuned-all"} & systems  # tiny's choice
     tuned = table[table["system"] == "cnn-mel-tuned5"]
     assert set(tuned["fold"]) == {0}
@@ -136,6 +137,17 @@ def test_systems_beyond_the_paper_were_tested_in_the_same_folds(first):
     shown = pd.read_csv(first[0] / "beyond_table.csv")
     assert set(shown["system"]) == systems | CNNS | {"svm-mfcc", "svm-fair"}
     assert "untrained" in (first[0] / "beyond_table.md").read_text()
+
+
+def test_the_learning_curve_ends_at_the_systems_own_accuracy(first):
+    curve = pd.read_csv(first[0] / "learning_curve.csv")
+    assert list(dict.fromkeys(curve["system"])) == ["cnn-mel", "pooled-lda"]
+    whole = curve[curve["train_size"] == 1].set_index("system")["accuracy"]
+    table = pd.read_csv(first[0] / "beyond_table.csv")
+    table = table[table["protocol"] == "artist"].set_index("system")["song_accuracy"]
+    assert np.allclose(whole, table[whole.index], atol=2e-6)
+    answers = pd.read_csv(first[0] / "fewer_artists.csv")
+    assert set(answers["n_artists"]) == {9, 18}  # one or both of a genre's two training artists
 
 
 def test_the_run_leaves_a_model(first):
@@ -189,7 +201,7 @@ def test_two_runs_give_identical_predictions_and_pictures(first, layout, tmp_pat
     again, _ = _run(layout, tmp_path)  # a cache of its own: everything computed anew
     names = (
         "clips", "splits", "predictions", "table1", "history", "comparisons", "claims", "beyond",
-        "beyond_table", "chosen", "calibration",
+        "beyond_table", "chosen", "fewer_artists", "learning_curve", "calibration",
     )  # fmt: skip
     for name in names:
         name = f"{name}.csv"

@@ -119,11 +119,16 @@ class Windows(ClassifierMixin, BaseEstimator):
     def __init__(self, estimator: BaseEstimator) -> None:
         self.estimator = estimator
 
-    def fit(self, X: np.ndarray, y: np.ndarray) -> "Windows":
-        """Train on structured rows X [n], a field for each window, and genres y [n]."""
+    def fit(self, X: np.ndarray, y: np.ndarray, groups: np.ndarray | None = None) -> "Windows":
+        """Train on structured rows X [n], a field for each window, and genres y [n].
+
+        Groups [n] stay whole in inner folds; without them the windows of a clip do.
+        """
         fields = X.dtype.names
         windows = np.concatenate([X[field] for field in fields])
-        self._trained = clone(self.estimator).fit(windows, np.tile(y, len(fields)))
+        groups = np.arange(len(y)) if groups is None else groups
+        repeated = (np.tile(each, len(fields)) for each in (y, groups))
+        self._trained = fitted(self.estimator, windows, *repeated)
         self.classes_ = self._trained.classes_
         return self
 

@@ -57,6 +57,10 @@ def _windows(**settings: Any) -> BaseEstimator:  # noqa: ANN401
     return combine.Windows(_head(**settings))
 
 
+def _block3_windows(**how: int) -> BaseEstimator:
+    return combine.Windows(classic.svm_of(classic.POOLED[0])(**how))
+
+
 def _calibrated(*, inner_folds: int, inner_seed: int = 0, **settings: Any) -> BaseEstimator:  # noqa: ANN401
     how = {"inner_folds": inner_folds, "inner_seed": inner_seed}
     return combine.TemperatureScaled(_head(**settings), **how)
@@ -114,6 +118,9 @@ SYSTEMS: dict[str, System] = {
     ),
     "pooled-svm": _classic(classic.svm_of(*classic.POOLED), "VGG blocks 3-5, SVM", "pooled-mel"),
     "block3-svm": _classic(classic.svm_of(classic.POOLED[0]), "VGG block 3, SVM", "pooled-mel"),
+    "block3-svm-windows": _classic(
+        _block3_windows, "VGG block 3, SVM, first and last 20 s", "pooled-mel", "pooled-mel-last"
+    ),
     "pooled-lda": _classic(
         classic.lda_of(*classic.POOLED, root=True), "VGG blocks 3-5, LDA", "pooled-mel"
     ),

@@ -232,6 +232,37 @@ def systems_by_group(table: pd.DataFrame, groups: dict[str, list[str]], note: st
 
 
 @styled
+def learning_curves(curves: pd.DataFrame, note: str = "") -> Figure:
+    """Accuracy with new artists over the number of artists to learn from.
+
+    Parameters
+    ----------
+    curves : pd.DataFrame
+        From `learning_curve.learning_curve`. Its line is dotted where it leaves the corpus.
+    """
+    fig, ax = canvas(height=4.4)
+    systems = curves.groupby("system", sort=False)
+    looks = _colours(list(systems.groups))
+    for i, (system, part) in enumerate(systems):
+        x, last, look = part["n_artists"], part.iloc[-1], looks[system]
+        error = [part["accuracy"] - part["accuracy_lo"], part["accuracy_hi"] - part["accuracy"]]
+        how = {"fmt": "o", "ms": 6, "elinewidth": 2, "color": look["color"]}
+        apart = 1.025 ** (i - (len(looks) - 1) / 2)  # so that intervals do not hide each other
+        ax.errorbar(x * apart, part["accuracy"], yerr=np.array(error), label=_name(system), **how)
+        ends = np.array([x.min(), x.max(), 2 * x.max()])
+        line = last["twice"] - last["gain"] * np.log2(ends[-1] / ends)
+        ax.plot(ends[:2], line[:2], lw=1.5, color=look["color"])
+        ax.plot(ends[1:], line[1:], lw=1.5, ls=":", color=look["color"])
+    ax.set_xscale("log", base=2)
+    ticks = sorted({round(n) for n in curves["n_artists"]} | {round(2 * curves["n_artists"].max())})
+    ax.set_xticks(ticks, [str(tick) for tick in ticks])
+    ax.set_xlabel("Artists trained on (dotted: not measured, the line goes on)")
+    ax.set_ylabel("Accuracy by song, 95 % interval")
+    fig.legend(loc="outside lower left", ncols=3, columnspacing=1.2)
+    return finish(fig, "What more artists to learn from bring, songs of new artists", note)
+
+
+@styled
 def along_song(windows: pd.DataFrame, seconds: float, note: str = "") -> Figure:
     """Draw the genres' probabilities along a song, stacked.
 
