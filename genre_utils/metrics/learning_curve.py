@@ -17,12 +17,13 @@ from genre_utils.models import systems
 from genre_utils.store import Store
 
 TRAIN_SIZES = (0.25, 0.5, 1.0)
+AT_LEAST = 2  # artists a genre: choices are made on inner folds, between artists
 
 
 def some_artists(
     clips: pd.DataFrame, train: np.ndarray, train_size: float, seed: int = 0
 ) -> np.ndarray:
-    """Choose a share of each genre's training artists, one at least.
+    """Choose a share of each genre's training artists, two at least.
 
     Of one seed, the artists of a smaller share are among those of a larger one. An artist with
     several genres counts for that of the first clip, and comes with all clips.
@@ -48,7 +49,7 @@ def some_artists(
     genre = genre.reindex([name for name in shuffled if name in genre.index])
     size = genre.groupby(genre).transform("size")
     place = genre.groupby(genre).cumcount()
-    kept = genre.index[place < (train_size * size).round().clip(lower=1)]
+    kept = genre.index[place < (train_size * size).round().clip(lower=AT_LEAST)]
     return train & np.isin(artist, kept)
 
 
