@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genre_utils.data import splits
+from genre_utils.metrics import intervals
 from genre_utils.metrics import learning_curve as curves
 from genre_utils.models import systems
 from genre_utils.models.nested import RbfSVM
@@ -97,7 +98,7 @@ def test_all_clips_are_tested_and_fewer_artists_trained_on(stored, tmp_path, mon
         assert part["train_size"].iloc[0] == 1.0 or len(artists) <= len(known - tested) / 2 + 1
     for _, part in table.groupby(["draw", "train_size"]):
         assert sorted(part["clip_id"]) == sorted(clips["clip_id"])
-    assert len(trained) == 3 * 4  # the whole parts of the second draw are those of the first
+    assert len(trained) == 4 * 4
 
 
 def test_the_whole_training_part_is_that_of_cross_validation(stored, tmp_path):
@@ -143,6 +144,35 @@ def test_a_straight_line_over_doublings_is_found_and_goes_on():
     for name in ("accuracy", "gain", "twice"):
         assert (curve[f"{name}_lo"] < curve[name]).all()
         assert (curve[name] < curve[f"{name}_hi"]).all()
+
+
+def test_leads_are_over_the_first_system_on_the_same_songs():
+    clips = _clips(20, 1)
+    one = _known_curve(clips, {(0.5, 8): 10, (1.0, 16): 12})
+    two = _known_curve(clips, {(0.5, 8): 14, (1.0, 16): 12}).assign(system="mine")
+    how = {"n_resamples": 400, "seed": 3}
+    curve = curves.learning_curve(pd.concat([one, two]), clips, **how).set_index("system")
+    assert (curve.loc["cnn-mel", ["lead", "lead_lo", "lead_hi"]] == 0).all(axis=None)
+    lead = curve.loc["mine"].iloc[0]
+    pair = pd.concat([one, two])
+    pair = pair[pair["train_size"] == 0.5]
+    expected = intervals.compare(pair, clips, [("mine", "cnn-mel")], **how).iloc[0]
+    assert list(lead[["lead", "lead_lo", "lead_hi"]]) == pytest.approx(
+        list(expected[["difference", "lo", "hi"]]), abs=1e-6
+    )
+    assert list(curve.loc["mine"].iloc[1][["lead", "lead_lo", "lead_hi"]]) == [0, 0, 0]
+
+
+def test_every_draw_has_seeds_of_its_own(stored, tmp_path, monkeypatch):
+    seeds, fit = [], RbfSVM.fit
+
+    def spy(self, X, y, groups=None):
+        seeds.append(self.inner_seed)
+        return fit(self, X, y, groups)
+
+    monkeypatch.setattr(RbfSVM, "fit", spy)
+    _answers(stored, tmp_path, train_sizes=(1.0,), draws=2)
+    assert seeds == [0] * 4 + [100] * 4
 
 
 def test_draws_are_averaged_and_equal_sizes_have_no_slope():

@@ -18,6 +18,7 @@ from genre_utils.store import Store
 
 TRAIN_SIZES = (0.25, 0.5, 1.0)
 AT_LEAST = 2  # artists a genre: choices are made on inner folds, between artists
+NEXT_SEED = 100  # cross-validation counts seeds up by fold
 
 
 def some_artists(
@@ -55,8 +56,8 @@ def some_artists(
 
 def with_fewer_artists(
     name: str, arrays: Callable[[str], Store], clips: pd.DataFrame, splits: pd.DataFrame, *,
-    train_sizes: Sequence[float] = TRAIN_SIZES, draws: int = 1, seed: int = 0,
-    **how: Any,  # noqa: ANN401
+    settings: dict[str, Any], train_sizes: Sequence[float] = TRAIN_SIZES, draws: int = 1,
+    seed: int = 0, **how: Any,  # noqa: ANN401
 ) -> pd.DataFrame:  # fmt: skip
     """Test every clip with training parts that lack artists.
 
@@ -68,12 +69,14 @@ def with_fewer_artists(
         See `systems.load_rows`.
     splits : pd.DataFrame
         Folds of the protocol ``artist``.
+    settings : dict
+        Keyword arguments of the estimator.
     train_sizes : sequence of float
         Shares of the training artists, see `some_artists`; 1 is the whole training part.
     draws : int
-        How often artists are drawn.
+        How often: each time other artists, and other seeds of the estimator.
     how
-        ``settings``, ``root`` and ``fresh`` of `systems.cross_validate`.
+        ``root`` and ``fresh`` of `systems.cross_validate`.
 
     Returns
     -------
@@ -86,7 +89,12 @@ def with_fewer_artists(
         train = some_artists(clips, ~test, train_size, seed + draw)
         part = clips[train | test]
         rows, key = systems.load_rows(name, arrays, list(part["sha256"]))
-        tested, _ = systems.cross_validate(name, rows, part, fold, arrays_key=key, **how)
+        moved = {
+            k: v + NEXT_SEED * draw for k, v in settings.items() if k in ("seed", "inner_seed")
+        }
+        tested, _ = systems.cross_validate(
+            name, rows, part, fold, arrays_key=key, settings=settings | moved, **how
+        )
         n_artists = protocols.groups(clips[train], "artist").nunique()
         tables.append(tested.assign(train_size=train_size, draw=draw, n_artists=n_artists))
     return pd.concat(tables, ignore_index=True)
@@ -99,8 +107,8 @@ def learning_curve(
     """Accuracy by song over the number of artists, and a line through it.
 
     The line is straight over the logarithm of the number of artists (least squares). Intervals are
-    of a bootstrap over test artists; which training artists are left out is chance as well, and not
-    in them.
+    of a bootstrap over test artists. Which training artists are left out, and the seeds, are chance
+    as well and not in them; several draws make it smaller.
 
     Parameters
     ----------
@@ -113,25 +121,18 @@ def learning_curve(
     -------
     pd.DataFrame
         system, train_size, n_artists (mean over folds and draws), accuracy, accuracy_lo,
-        accuracy_hi (by song, mean over draws, 95 %); the same in all rows of a system: gain,
-        gain_lo, gain_hi (of the line for twice as many artists), twice, twice_lo, twice_hi (the
-        line's accuracy at twice the artists of the largest part).
+        accuracy_hi (by song, mean over draws, 95 %), lead, lead_lo, lead_hi (over the first system
+        with as many artists); the same in all rows of a system: gain, gain_lo,
+        gain_hi (of the line for twice as many artists), twice, twice_lo, twice_hi (the line's
+        accuracy at twice the artists of the largest part).
     """
-    clusters, genres = intervals.artist_clusters(clips), sorted(set(predictions["y_true"]))
-    tables = []
+    tables, first = [], None
     for _, table in predictions.groupby("system", sort=False):
         points = table.groupby(["system", "train_size"], as_index=False)["n_artists"].mean()
-        # Each draw has the same songs, so the mean of counts has the mean accuracy.
-        counts = [
-            np.mean([_counts(one, clips, clusters, genres) for _, one in part.groupby("draw")], 0)
-            for _, part in table.groupby("train_size")
-        ]
-        found = np.array([intervals.scores(each.sum(axis=0))[0] for each in counts])
-        drawn = intervals.draw(len(counts[0]), n_resamples, seed)
-        drawn = np.array([intervals.scores(intervals.resample(each, drawn))[0] for each in counts])
-        pairs = zip(drawn, found, strict=True)
-        ends = [intervals.percentile(values, estimate=one) for values, one in pairs]
-        points["accuracy"], points[["accuracy_lo", "accuracy_hi"]] = found, np.array(ends)
+        found, drawn = _accuracies(table, clips, n_resamples, seed)
+        first = first or (found, drawn)
+        points["accuracy"], points[["accuracy_lo", "accuracy_hi"]] = found, _ends(drawn, found)
+        points["lead"], points[["lead_lo", "lead_hi"]] = found - first[0], _ends(drawn - first[1])
         lines = (_line(points["n_artists"], values) for values in (found[:, None], drawn))
         for name, one, many in zip(("gain", "twice"), *lines, strict=True):
             points[[name, f"{name}_lo", f"{name}_hi"]] = one[0], *intervals.percentile(many)
@@ -139,15 +140,31 @@ def learning_curve(
     return pd.concat(tables, ignore_index=True).round(6)
 
 
-def _counts(
-    predictions: pd.DataFrame, clips: pd.DataFrame, clusters: pd.Series, genres: list[str]
-) -> np.ndarray:
-    songs = votes.song_level(predictions, clips)
-    return intervals.confusion_counts(songs, clusters, genres)
+def _accuracies(
+    table: pd.DataFrame, clips: pd.DataFrame, n_resamples: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the accuracy by song at each train_size [points], and resampled [points, n]."""
+    clusters, genres = intervals.artist_clusters(clips), sorted(set(table["y_true"]))
+    found, drawn = [], []
+    for _, part in table.groupby("train_size"):
+        songs = [votes.song_level(one, clips) for _, one in part.groupby("draw")]
+        # Each draw has the same songs, so the mean of counts has the mean accuracy.
+        counts = np.mean([intervals.confusion_counts(s, clusters, genres) for s in songs], axis=0)
+        found.append(intervals.scores(counts.sum(axis=0))[0])
+        times = intervals.draw(len(counts), n_resamples, seed)
+        drawn.append(intervals.scores(intervals.resample(counts, times))[0])
+    return np.array(found), np.array(drawn)
+
+
+def _ends(drawn: np.ndarray, found: np.ndarray | None = None) -> np.ndarray:
+    """Return the ends [points, 2] of the intervals of resampled values [points, n]."""
+    estimates = [None] * len(drawn) if found is None else found
+    pairs = zip(drawn, estimates, strict=True)
+    return np.array([intervals.percentile(values, estimate=one) for values, one in pairs])
 
 
 def _line(n_artists: pd.Series, accuracy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Slope for a doubling, and value at twice the largest number, of accuracies [points, n]."""
+    """Return the slope for a doubling and the value at twice the largest number, each [n]."""
     doublings = np.log2(n_artists.to_numpy())
     centred = doublings - doublings.mean()
     spread = centred @ centred
