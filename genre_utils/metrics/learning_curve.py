@@ -16,7 +16,6 @@ from genre_utils.metrics import intervals, votes
 from genre_utils.models import systems
 from genre_utils.store import Store
 
-TRAIN_SIZES = (0.25, 0.5, 1.0)
 AT_LEAST = 2  # artists a genre: choices are made on inner folds, between artists
 NEXT_SEED = 100  # cross-validation counts seeds up by fold
 
@@ -56,8 +55,8 @@ def some_artists(
 
 def with_fewer_artists(
     name: str, arrays: Callable[[str], Store], clips: pd.DataFrame, splits: pd.DataFrame, *,
-    settings: dict[str, Any], train_sizes: Sequence[float] = TRAIN_SIZES, draws: int = 1,
-    seed: int = 0, **how: Any,  # noqa: ANN401
+    settings: dict[str, Any], train_sizes: Sequence[float], draws: int = 1, seed: int = 0,
+    **how: Any,  # noqa: ANN401
 ) -> pd.DataFrame:  # fmt: skip
     """Test every clip with training parts that lack artists.
 
