@@ -258,7 +258,7 @@ def learning_curves(curves: pd.DataFrame, note: str = "") -> Figure:
     ax.set_xticks(ticks, [str(tick) for tick in ticks])
     ax.set_xlabel("Artists trained on (dotted: not measured, the line goes on)")
     ax.set_ylabel("Accuracy by song, 95 % interval")
-    fig.legend(loc="outside lower left", ncols=3, columnspacing=1.2)
+    fig.legend(loc="outside lower left", ncols=2, columnspacing=1.2)
     return finish(fig, "What more artists to learn from bring, songs of new artists", note)
 
 
