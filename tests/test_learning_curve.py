@@ -39,10 +39,11 @@ def test_shares_of_the_training_artists(data):
     )
     train = np.array(data.draw(st.lists(st.booleans(), min_size=len(clips), max_size=len(clips))))
     seed = data.draw(st.integers(0, 9))
-    small, large = (curves.some_artists(clips, train, size, seed) for size in (0.3, 0.7))
+    of_clip = clips["artist"].to_numpy(), clips["genre"].to_numpy(), train
+    small, large = (curves.some_artists(*of_clip, size, seed) for size in (0.3, 0.7))
     assert not (small & ~large).any() and not (large & ~train).any()
-    assert (curves.some_artists(clips, train, 1.0, seed) == train).all()
-    artists = clips["artist"].to_numpy()
+    assert (curves.some_artists(*of_clip, 1.0, seed) == train).all()
+    artists = of_clip[0]
     for kept, size in ((small, 0.3), (large, 0.7)):
         assert (kept == (train & np.isin(artists, artists[kept]))).all()  # whole artists
         first = clips[train].drop_duplicates("artist")
@@ -53,7 +54,8 @@ def test_shares_of_the_training_artists(data):
 
 def test_which_artists_is_a_matter_of_the_seed():
     clips = _clips()
-    drawn = [curves.some_artists(clips, np.ones(len(clips), bool), 0.5, seed) for seed in (0, 0, 1)]
+    of_clip = clips["artist"].to_numpy(), clips["genre"].to_numpy(), np.ones(len(clips), bool)
+    drawn = [curves.some_artists(*of_clip, 0.5, seed) for seed in (0, 0, 1)]
     assert (drawn[0] == drawn[1]).all() and (drawn[0] != drawn[2]).any()
 
 

@@ -21,7 +21,7 @@ NEXT_SEED = 100  # cross-validation counts seeds up by fold
 
 
 def some_artists(
-    clips: pd.DataFrame, train: np.ndarray, train_size: float, seed: int = 0
+    artist: np.ndarray, genre: np.ndarray, train: np.ndarray, train_size: float, seed: int = 0
 ) -> np.ndarray:
     """Choose a share of each genre's training artists, two at least.
 
@@ -30,10 +30,10 @@ def some_artists(
 
     Parameters
     ----------
-    clips : pd.DataFrame
-        The n usable clips.
+    artist, genre : np.ndarray [shape=(n,)]
+        Of each clip.
     train : np.ndarray [shape=(n,), dtype=bool]
-        Those that may be trained on.
+        The clips that may be trained on.
     train_size : float
         More than 0, at most 1.
 
@@ -42,14 +42,12 @@ def some_artists(
     np.ndarray [shape=(n,), dtype=bool]
         The chosen artists' training clips.
     """
-    artist = protocols.groups(clips, "artist").to_numpy()
     shuffled = np.random.default_rng(seed).permutation(np.unique(artist))
-    table = pd.DataFrame({"artist": artist, "genre": clips["genre"].to_numpy()})[train]
-    genre = table.drop_duplicates("artist").set_index("artist")["genre"]
-    genre = genre.reindex([name for name in shuffled if name in genre.index])
-    size = genre.groupby(genre).transform("size")
-    place = genre.groupby(genre).cumcount()
-    kept = genre.index[place < (train_size * size).round().clip(lower=AT_LEAST)]
+    known = pd.Series(genre[train], artist[train])
+    known = known[~known.index.duplicated()].reindex(shuffled).dropna()
+    size = known.groupby(known).transform("size")
+    place = known.groupby(known).cumcount()
+    kept = known.index[place < (train_size * size).round().clip(lower=AT_LEAST)]
     return train & np.isin(artist, kept)
 
 
@@ -82,10 +80,11 @@ def with_fewer_artists(
     pd.DataFrame
         Rows of predictions.csv; with train_size, draw, n_artists (trained on in that fold).
     """
+    artist, genre = protocols.groups(clips, "artist").to_numpy(), clips["genre"].to_numpy()
     tables = []
     for draw, train_size, (_, fold) in product(range(draws), train_sizes, splits.groupby("fold")):
         test = clips["clip_id"].isin(fold["clip_id"]).to_numpy()
-        train = some_artists(clips, ~test, train_size, seed + draw)
+        train = some_artists(artist, genre, ~test, train_size, seed + draw)
         part = clips[train | test]
         rows, key = systems.load_rows(name, arrays, list(part["sha256"]))
         moved = {
@@ -94,8 +93,8 @@ def with_fewer_artists(
         tested, _ = systems.cross_validate(
             name, rows, part, fold, arrays_key=key, settings=settings | moved, **how
         )
-        n_artists = protocols.groups(clips[train], "artist").nunique()
-        tables.append(tested.assign(train_size=train_size, draw=draw, n_artists=n_artists))
+        known = {"train_size": train_size, "draw": draw, "n_artists": len(set(artist[train]))}
+        tables.append(tested.assign(**known))
     return pd.concat(tables, ignore_index=True)
 
 
