@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genre_utils.data import splits
+from genre_utils.errors import UsageError
 from genre_utils.metrics import intervals
 from genre_utils.metrics import learning_curve as curves
 from genre_utils.models import systems
@@ -114,6 +115,12 @@ def test_the_whole_training_part_is_that_of_cross_validation(stored, tmp_path):
     columns = list(expected)
     one, two = (each.sort_values("clip_id", ignore_index=True) for each in (table, expected))
     pd.testing.assert_frame_equal(one[columns], two[columns])
+
+
+@pytest.mark.parametrize("how", [{"draws": 0, "train_sizes": (0.5,)}, {"train_sizes": ()}])
+def test_nothing_to_train_is_a_mistake(stored, tmp_path, how):
+    with pytest.raises(UsageError, match="at least one of each"):
+        _answers(stored, tmp_path, **how)
 
 
 def _known_curve(clips, right, draws=1):

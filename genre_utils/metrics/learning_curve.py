@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from genre_utils.data import splits as protocols
+from genre_utils.errors import UsageError
 from genre_utils.metrics import intervals, votes
 from genre_utils.models import systems
 from genre_utils.store import Store
@@ -79,7 +80,14 @@ def with_fewer_artists(
     -------
     pd.DataFrame
         Rows of predictions.csv; with train_size, draw, n_artists (trained on in that fold).
+
+    Raises
+    ------
+    UsageError
+        No draw or no share is asked for; what is left is too little to make choices on.
     """
+    if draws < 1 or not train_sizes:
+        raise UsageError(f"draws={draws}, train_sizes={train_sizes}: at least one of each")
     artist, genre = protocols.groups(clips, "artist").to_numpy(), clips["genre"].to_numpy()
     tables = []
     for draw, train_size, (_, fold) in product(range(draws), train_sizes, splits.groupby("fold")):
@@ -87,11 +95,9 @@ def with_fewer_artists(
         train = some_artists(artist, genre, ~test, train_size, seed + draw)
         part = clips[train | test]
         rows, key = systems.load_rows(name, arrays, list(part["sha256"]))
-        moved = {
-            k: v + NEXT_SEED * draw for k, v in settings.items() if k in ("seed", "inner_seed")
-        }
+        seeds = {s: settings[s] + NEXT_SEED * draw for s in ("seed", "inner_seed") if s in settings}
         tested, _ = systems.cross_validate(
-            name, rows, part, fold, arrays_key=key, settings=settings | moved, **how
+            name, rows, part, fold, arrays_key=key, settings=settings | seeds, **how
         )
         known = {"train_size": train_size, "draw": draw, "n_artists": len(set(artist[train]))}
         tables.append(tested.assign(**known))
@@ -120,9 +126,9 @@ def learning_curve(
     pd.DataFrame
         system, train_size, n_artists (mean over folds and draws), accuracy, accuracy_lo,
         accuracy_hi (by song, mean over draws, 95 %), lead, lead_lo, lead_hi (over the first system
-        with as many artists); the same in all rows of a system: gain, gain_lo,
-        gain_hi (of the line for twice as many artists), twice, twice_lo, twice_hi (the line's
-        accuracy at twice the artists of the largest part).
+        with as many artists); the same in all rows of a system: gain, gain_lo, gain_hi (of the line
+        for twice as many artists), twice, twice_lo, twice_hi (the line's accuracy at twice the
+        artists of the largest part; not measured).
     """
     tables, first = [], None
     for _, table in predictions.groupby("system", sort=False):
