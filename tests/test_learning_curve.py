@@ -93,7 +93,7 @@ def test_all_clips_are_tested_and_fewer_artists_trained_on(stored, tmp_path, mon
     of_fold = folds.merge(clips, on="clip_id").groupby("fold")["artist"].agg(set)
     known = set(clips["artist"])
     parts = list(table.groupby(["draw", "train_size", "fold"], sort=False))
-    for (_, part), artists in zip(parts, trained, strict=False):
+    for (_, part), artists in zip(parts, trained, strict=True):
         tested = of_fold[part["fold"].iloc[0]]
         assert not artists & tested
         assert set(part["n_artists"]) == {len(artists)}
@@ -189,6 +189,8 @@ def test_draws_are_averaged_and_equal_sizes_have_no_slope():
     right = {(0.5, 8): 12, (1.0, 16): 14}
     curve = curves.learning_curve(_known_curve(clips, right, draws=3), clips, n_resamples=200)
     assert list(curve["accuracy"]) == pytest.approx([0.65, 0.7])
+    assert list(curve["lowest"]) == pytest.approx([0.6, 0.7])
+    assert list(curve["highest"]) == pytest.approx([0.7, 0.7])
     assert curve["gain"].iloc[0] == pytest.approx(0.05)
     same = curves.learning_curve(
         _known_curve(clips, {(0.5, 8): 12, (1.0, 8): 12}), clips, n_resamples=50

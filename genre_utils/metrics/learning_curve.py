@@ -125,17 +125,19 @@ def learning_curve(
     -------
     pd.DataFrame
         system, train_size, n_artists (mean over folds and draws), accuracy, accuracy_lo,
-        accuracy_hi (by song, mean over draws, 95 %), lead, lead_lo, lead_hi (over the first system
-        with as many artists); the same in all rows of a system: gain, gain_lo, gain_hi (of the line
-        for twice as many artists), twice, twice_lo, twice_hi (the line's accuracy at twice the
-        artists of the largest part; not measured).
+        accuracy_hi (by song, mean over draws, 95 %), lowest, highest (of the single draws), lead,
+        lead_lo, lead_hi (over the first system with as many artists); the same in all rows of a
+        system: gain, gain_lo, gain_hi (of the line for twice as many artists), twice, twice_lo,
+        twice_hi (the line's accuracy at twice the artists of the largest part; not measured).
     """
     tables, first = [], None
     for _, table in predictions.groupby("system", sort=False):
         points = table.groupby(["system", "train_size"], as_index=False)["n_artists"].mean()
-        found, drawn = _accuracies(table, clips, n_resamples, seed)
+        single, drawn = _accuracies(table, clips, n_resamples, seed)
+        found = single.mean(axis=1)
         first = first or (found, drawn)
         points["accuracy"], points[["accuracy_lo", "accuracy_hi"]] = found, _ends(drawn, found)
+        points["lowest"], points["highest"] = single.min(axis=1), single.max(axis=1)
         points["lead"], points[["lead_lo", "lead_hi"]] = found - first[0], _ends(drawn - first[1])
         lines = (_line(points["n_artists"], values) for values in (found[:, None], drawn))
         for name, one, many in zip(("gain", "twice"), *lines, strict=True):
@@ -147,17 +149,17 @@ def learning_curve(
 def _accuracies(
     table: pd.DataFrame, clips: pd.DataFrame, n_resamples: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the accuracy by song at each train_size [points], and resampled [points, n]."""
+    """Return accuracies by song: each draw's [points, draws]; their mean, resampled [points, n]."""
     clusters, genres = intervals.artist_clusters(clips), sorted(set(table["y_true"]))
-    found, drawn = [], []
+    single, drawn = [], []
     for _, part in table.groupby("train_size"):
         songs = [votes.song_level(one, clips) for _, one in part.groupby("draw")]
+        counts = np.array([intervals.confusion_counts(s, clusters, genres) for s in songs])
+        single.append(intervals.scores(counts.sum(axis=1))[0])
+        times = intervals.draw(counts.shape[1], n_resamples, seed)
         # Each draw has the same songs, so the mean of counts has the mean accuracy.
-        counts = np.mean([intervals.confusion_counts(s, clusters, genres) for s in songs], axis=0)
-        found.append(intervals.scores(counts.sum(axis=0))[0])
-        times = intervals.draw(len(counts), n_resamples, seed)
-        drawn.append(intervals.scores(intervals.resample(counts, times))[0])
-    return np.array(found), np.array(drawn)
+        drawn.append(intervals.scores(intervals.resample(counts.mean(axis=0), times))[0])
+    return np.array(single), np.array(drawn)
 
 
 def _ends(drawn: np.ndarray, found: np.ndarray | None = None) -> np.ndarray:
