@@ -5,7 +5,7 @@ import os
 import sys
 from typing import NoReturn
 
-from genre_utils.errors import GenreUtilsError, UsageError
+from genre_utils.runtime import GenreUtilsError, UsageError
 
 
 class Parser(argparse.ArgumentParser):
@@ -83,7 +83,7 @@ def _add_sensitivity(commands: argparse._SubParsersAction) -> None:
 
 
 def _sensitivity(arguments: argparse.Namespace) -> int:
-    from genre_utils.metrics.sensitivity import main_sensitivity  # loads TensorFlow
+    from genre_utils.sensitivity import main_sensitivity  # loads TensorFlow
 
     return main_sensitivity(arguments)
 

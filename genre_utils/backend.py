@@ -5,7 +5,7 @@ TensorFlow writes those before any setting of its own applies.
 
 import os
 
-from genre_utils.quiet import quiet_stderr
+from genre_utils.runtime import quiet_stderr
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 with quiet_stderr():

@@ -13,9 +13,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from genre_utils.artefacts import ROOT
-from genre_utils.errors import GenreUtilsError, UsageError
-from genre_utils.store import KEY, LEFT_OVER, cache_dir
+from genre_utils.runtime import GenreUtilsError, UsageError
+from genre_utils.store import KEY, LEFT_OVER, ROOT, cache_dir
 
 RUNS = ROOT / "runs"
 DAY = 86400

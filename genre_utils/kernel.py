@@ -42,9 +42,13 @@ class OneKernel(Engine):
 
     @classmethod
     def execute_managed_notebook(
-        cls, nb_man: NotebookExecutionManager, kernel_name: str, *, manager: AsyncKernelManager,
+        cls,
+        nb_man: NotebookExecutionManager,
+        kernel_name: str,
+        *,
+        manager: AsyncKernelManager,
         **_others: Any,  # noqa: ANN401
-    ) -> NotebookNode:  # fmt: skip
+    ) -> NotebookNode:
         """Execute all cells, then clear the kernel for the next notebook."""
         client = PapermillNotebookClient(nb_man, km=manager, kernel_name=kernel_name)
         try:

@@ -13,11 +13,9 @@ from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
 from genre_utils import kernel
-from genre_utils.artefacts import ROOT, Run, today, versions
 from genre_utils.data.datasets import DATASETS
-from genre_utils.errors import GenreUtilsError, UsageError
-from genre_utils.progress import on_terminal, workers
-from genre_utils.quiet import quiet_stderr
+from genre_utils.runtime import GenreUtilsError, UsageError, on_terminal, quiet_stderr, workers
+from genre_utils.store import ROOT, Run, today, versions
 
 NOTEBOOKS = ROOT / "notebooks"
 PROFILES = Path(__file__).with_name("profiles.yml")
@@ -114,9 +112,14 @@ def plan(profile: str, shared: dict[str, Any], folder: Path = NOTEBOOKS) -> list
 
 
 def run(
-    profile: str = "demo", dataset: str = "", data_dir: str = "", out: str = "", jobs: int = 0,
-    force: bool = False, scheduler: str = "",
-) -> Path:  # fmt: skip
+    profile: str = "demo",
+    dataset: str = "",
+    data_dir: str = "",
+    out: str = "",
+    jobs: int = 0,
+    force: bool = False,
+    scheduler: str = "",
+) -> Path:
     """Run all notebooks and return the run's folder.
 
     Parameters
@@ -174,15 +177,19 @@ def run(
     return results.folder
 
 
-def _execute(
-    path: Path, target: Path, values: dict[str, Any], manager: AsyncKernelManager
-) -> None:  # fmt: skip
+def _execute(path: Path, target: Path, values: dict[str, Any], manager: AsyncKernelManager) -> None:
     logging.getLogger("papermill").setLevel(logging.ERROR)
     try:
         papermill.execute_notebook(
-            str(path), str(target), values, progress_bar=False, cwd=str(target.parent),
-            kernel_name="python3", engine_name=kernel.ENGINE, manager=manager,
-        )  # fmt: skip
+            str(path),
+            str(target),
+            values,
+            progress_bar=False,
+            cwd=str(target.parent),
+            kernel_name="python3",
+            engine_name=kernel.ENGINE,
+            manager=manager,
+        )
     except PapermillExecutionError as error:
         if len(error.traceback) == 1:  # ours: GenreUtilsError shows one line
             kind = UsageError if error.ename == "UsageError" else GenreUtilsError

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from genre_utils.extraction import audio, features
+from genre_utils.data import audio
+from genre_utils.extraction import features
 
 GOLDEN = Path(__file__).resolve().parent / "golden" / "stages.npz"
 RATE = 11025

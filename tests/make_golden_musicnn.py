@@ -13,7 +13,7 @@ import numpy as np
 
 from genre_utils.backend import tf
 from genre_utils.extraction.musicnn import CHECKPOINT, WHEEL, WHEEL_SHA256
-from genre_utils.extraction.weights import fetch_wheel
+from genre_utils.extraction.vgg import fetch_wheel
 
 OUTPUTS = {
     "max_pool": "model/Max",

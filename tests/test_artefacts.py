@@ -2,9 +2,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from genre_utils.artefacts import ROOT, Run, versions
-from genre_utils.errors import GenreUtilsError
-from genre_utils.store import Store
+from genre_utils.runtime import GenreUtilsError
+from genre_utils.store import ROOT, Run, Store, versions
 
 
 @pytest.fixture

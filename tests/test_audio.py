@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from genre_utils.errors import GenreUtilsError, UsageError
-from genre_utils.extraction import audio
+from genre_utils.data import audio
+from genre_utils.runtime import GenreUtilsError, UsageError
 
 SR = 16000
 LOSSLESS = ("wav", "flac", "au", "aiff")

@@ -13,12 +13,20 @@ import soundfile
 
 from genre_utils.benchmark import child, cli, growth, rivals
 from genre_utils.benchmark.rows import COLUMNS, Row, alternate, frame
-from genre_utils.errors import GenreUtilsError, UsageError
+from genre_utils.runtime import GenreUtilsError, UsageError
 
 MACHINE = {
-    "processor": "Abacus", "cores": 2, "memory_gb": 16.0, "flags": ["avx2"], "clips": 5,
-    "corpus": "demo", "repeats": 1, "versions": {"numpy": "2"}, "against": {}, "date": "today",
-}  # fmt: skip
+    "processor": "Abacus",
+    "cores": 2,
+    "memory_gb": 16.0,
+    "flags": ["avx2"],
+    "clips": 5,
+    "corpus": "demo",
+    "repeats": 1,
+    "versions": {"numpy": "2"},
+    "against": {},
+    "date": "today",
+}
 
 
 # Arithmetic.
@@ -81,7 +89,8 @@ def sound(tmp_path_factory):
 def test_plain_librosa_gives_our_features(sound):
     from genre_utils.benchmark import naive
     from genre_utils.benchmark.stages import TOLERANCES
-    from genre_utils.extraction import audio, features
+    from genre_utils.data import audio
+    from genre_utils.extraction import features
 
     y, plain = audio.load_clip(sound), naive.clip_features(sound)
     assert set(plain) == set(features.EXTRACTORS)
@@ -104,7 +113,7 @@ def test_plain_images_are_ours(sound):
 @pytest.fixture(scope="module")
 def trunk():
     """Random weights, two small images that are not square, and Keras' maps of them."""
-    from genre_utils.extraction.weights import build_trunk, random_arrays
+    from genre_utils.extraction.vgg import build_trunk, random_arrays
 
     arrays = random_arrays()
     images = np.random.default_rng(0).normal(0, 50, (2, 32, 64, 3)).astype(np.float32)
@@ -146,8 +155,9 @@ def test_whole_network_trains_the_head_alone(trunk):
     assert len(model.trainable_weights) == 6
     before = model.trainable_weights[0].numpy()
     naive.fit(model, images, np.array([0, 1]), epochs=1)
-    np.testing.assert_array_equal(model.layers[0].get_layer("block1_conv1").get_weights()[0],
-                                  arrays["block1_conv1"][0])  # fmt: skip
+    np.testing.assert_array_equal(
+        model.layers[0].get_layer("block1_conv1").get_weights()[0], arrays["block1_conv1"][0]
+    )
     assert not np.array_equal(model.trainable_weights[0].numpy(), before)
 
 
@@ -156,16 +166,17 @@ def bench(cache, tmp_path, monkeypatch):
     """Eight clips of two genres with mel-spectrograms of 32 x 64, a probe that says bfloat16."""
     from genre_utils.benchmark import stages, trunk
     from genre_utils.extraction import vgg
-    from genre_utils.extraction.precision import Decision
-    from genre_utils.extraction.weights import load_weights
+    from genre_utils.extraction.vgg import Decision, load_weights
     from genre_utils.store import Store
 
     given = vgg.trunk_precision
     monkeypatch.setattr(
-        vgg, "trunk_precision",
-        lambda weights, precision="auto": given(weights, "bfloat16")
-        if precision == "auto" else Decision(precision),
-    )  # fmt: skip
+        vgg,
+        "trunk_precision",
+        lambda weights, precision="auto": (
+            given(weights, "bfloat16") if precision == "auto" else Decision(precision)
+        ),
+    )
     monkeypatch.setattr(trunk, "FOLDS", 2)
     monkeypatch.setattr(trunk, "EPOCHS", 2)
     monkeypatch.setattr(stages, "HEAD_ROWS", 128)
@@ -349,8 +360,11 @@ def test_command_writes_all_and_keeps_what_a_stopped_run_measured(tmp_path, monk
     monkeypatch.setattr(cli, "_measure", lambda *_: iter([table()[:2], table()]))
     assert arguments.func(arguments) == 0
     stages = list(pd.read_csv(tmp_path / "out" / "benchmark.csv")["stage"])
-    assert stages[:3] == ["memory: head, one fold and epoch", "growth: comparing all pairs alone",
-                          "repeated run, nothing changed"]  # fmt: skip
+    assert stages[:3] == [
+        "memory: head, one fold and epoch",
+        "growth: comparing all pairs alone",
+        "repeated run, nothing changed",
+    ]
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {f"benchmark.{end}" for end in ("csv", "json", "md", "png")} | {"scaling.md"}
     assert "1 of 3 targets met" in capsys.readouterr().out

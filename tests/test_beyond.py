@@ -4,9 +4,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from genre_utils.extraction.weights import Weights, random_arrays, weights_digest
-from genre_utils.metrics import beyond, intervals, votes
-from genre_utils.models import saliency
+from genre_utils.extraction.vgg import Weights, random_arrays, weights_digest
+from genre_utils.metrics import evaluate as votes
+from genre_utils.metrics import intervals
+from genre_utils.metrics import tables as beyond
+from genre_utils.models import explain as saliency
 
 GENRES = ("A", "B", "C")
 
@@ -15,13 +17,18 @@ def _clips(n=60):
     rng = np.random.default_rng(0)
     return pd.DataFrame(
         {
-            "clip_id": [f"c{i:02d}" for i in range(n)], "path": "x", "dataset": "t",
+            "clip_id": [f"c{i:02d}" for i in range(n)],
+            "path": "x",
+            "dataset": "t",
             "genre": [GENRES[i // 2 % 3] for i in range(n)],
-            "artist": [f"a{i // 4}" for i in range(n)], "album": [f"b{i // 4}" for i in range(n)],
-            "track": [f"t{i // 2}" for i in range(n)], "start_s": [float(i % 2) for i in range(n)],
-            "status": "ok", "sha256": [f"{rng.integers(1 << 62):x}" for _ in range(n)],
+            "artist": [f"a{i // 4}" for i in range(n)],
+            "album": [f"b{i // 4}" for i in range(n)],
+            "track": [f"t{i // 2}" for i in range(n)],
+            "start_s": [float(i % 2) for i in range(n)],
+            "status": "ok",
+            "sha256": [f"{rng.integers(1 << 62):x}" for _ in range(n)],
         }
-    )  # fmt: skip
+    )
 
 
 def _answers(clips, system, share, seed, folds=5):
@@ -32,10 +39,14 @@ def _answers(clips, system, share, seed, folds=5):
     other = np.array([GENRES[(GENRES.index(g) + 1) % 3] for g in true])
     table = pd.DataFrame(
         {
-            "system": system, "protocol": "artist", "fold": np.arange(len(clips)) // 4 % folds,
-            "clip_id": clips["clip_id"], "y_true": true, "y_pred": np.where(right, true, other),
+            "system": system,
+            "protocol": "artist",
+            "fold": np.arange(len(clips)) // 4 % folds,
+            "clip_id": clips["clip_id"],
+            "y_true": true,
+            "y_pred": np.where(right, true, other),
         }
-    )  # fmt: skip
+    )
     for genre in GENRES:
         table[f"p_{genre}"] = np.where(table["y_pred"] == genre, 0.8, 0.1)
     return table
@@ -47,8 +58,9 @@ def clips():
 
 
 def test_the_lead_is_over_the_reference_on_the_same_clips(clips):
-    reference, better = (_answers(clips, n, s, i) for i, (n, s) in enumerate(
-        [("cnn-mel", 0.4), ("chosen", 0.9)]))  # fmt: skip
+    reference, better = (
+        _answers(clips, n, s, i) for i, (n, s) in enumerate([("cnn-mel", 0.4), ("chosen", 0.9)])
+    )
     part = better[better["fold"] < 2]
     table = beyond.beyond_table(pd.concat([reference, part]), clips, n_resamples=300)
     row = table.set_index("system").loc["chosen"]
@@ -79,7 +91,7 @@ def test_p_is_corrected_for_the_number_of_comparisons(clips):
 def test_markdown_shows_leads_folds_and_costs(clips):
     rows = pd.concat([_answers(clips, "cnn-mel", 0.5, 0), _answers(clips, "chosen", 0.9, 1)])
     table = beyond.beyond_table(rows, clips, n_resamples=200)
-    text = beyond.markdown(table, "the corpus", {"chosen": 12.4}, note="synthesised")
+    text = beyond.beyond_markdown(table, "the corpus", {"chosen": 12.4}, note="synthesised")
     assert "(synthesised)" in text
     line = next(line for line in text.splitlines() if "Chosen among all" in line)
     row = table.set_index("system").loc["chosen"]
@@ -105,17 +117,20 @@ def test_each_clip_is_explained_by_the_head_that_had_not_heard_it(clips, tmp_pat
     mel = rng.uniform(-80, 0, (len(chosen), 64, 64)).astype(np.float32)
     folds = rows.set_index("clip_id")["fold"]
     trained = []
-    from genre_utils.models.head import HeadClassifier
+    from genre_utils.models.cnn import HeadClassifier
 
     fit = HeadClassifier.fit
     monkeypatch.setattr(
-        HeadClassifier, "fit", lambda self, X, y: (trained.append((len(X), self.seed)),
-                                                   fit(self, X, y))[1]
-    )  # fmt: skip
+        HeadClassifier,
+        "fit",
+        lambda self, X, y: (trained.append((len(X), self.seed)), fit(self, X, y))[1],
+    )
     how = {
-        "settings": {"epochs": 1, "seed": 5}, "root": tmp_path, "patches": (1, 2),
+        "settings": {"epochs": 1, "seed": 5},
+        "root": tmp_path,
+        "patches": (1, 2),
         "look": {"mel_scale": "db", "channels": "repeat", "preprocessing": "vgg16"},
-    }  # fmt: skip
+    }
     found = saliency.explained(chosen, clips, folds, maps, mel, trunk, **how)
     sizes = folds.value_counts()
     used = sorted(chosen["fold"].unique())

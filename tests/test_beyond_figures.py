@@ -6,9 +6,10 @@ import pytest
 from matplotlib.colors import to_hex
 from matplotlib.container import ErrorbarContainer
 
-from genre_utils.metrics import calibration
+from genre_utils.metrics import confidence as calibration
 from genre_utils.metrics.tables import NAMES
-from genre_utils.plots import beyond_figures, style
+from genre_utils.plots import clip_figures as style
+from genre_utils.plots import figures as beyond_figures
 from genre_utils.plots.figures import PROTOCOLS
 
 NOTE = "demo corpus (synthesised)"
@@ -40,9 +41,7 @@ CURVES = pd.DataFrame(
         for coverage in np.arange(1, 21) / 20
     ],
     columns=["system", "protocol", "coverage", "accuracy"],
-).assign(
-    accuracy_lo=lambda t: t["accuracy"] - 0.1, accuracy_hi=lambda t: t["accuracy"] + 0.02
-)  # fmt: skip
+).assign(accuracy_lo=lambda t: t["accuracy"] - 0.1, accuracy_hi=lambda t: t["accuracy"] + 0.02)
 IMPORTANCES = pd.DataFrame(
     {"feature": [f"f{i}" for i in range(30)], "importance": 0.1 / (1 + np.arange(30)), "sd": 0.004}
 )
@@ -56,23 +55,27 @@ TABLE = pd.DataFrame(
     columns=["system", "protocol", "song_accuracy", "song_accuracy_lo", "song_accuracy_hi"],
 )
 WINDOWS = pd.DataFrame(
-    {"start_s": [0.0, 10.0, 20.0, 23.5], "Jazz": [0.7, 0.6, np.nan, 0.1],
-     "World": [0.3, 0.4, np.nan, 0.9]}
-)  # fmt: skip
+    {
+        "start_s": [0.0, 10.0, 20.0, 23.5],
+        "Jazz": [0.7, 0.6, np.nan, 0.1],
+        "World": [0.3, 0.4, np.nan, 0.9],
+    }
+)
 CURVE = pd.DataFrame(
     {
         "system": np.repeat(["cnn-mel", "pooled-lda", "musicnn+handcrafted-lda"], 3),
         "n_artists": [18.1, 36.4, 73.0] * 3,
         "accuracy": [0.55, 0.6, 0.65, 0.5, 0.52, 0.54, 0.7, 0.8, 0.9],
-        "gain": np.repeat([0.05, 0.02, 0.1], 3), "twice": np.repeat([0.7, 0.56, 1.0], 3),
+        "gain": np.repeat([0.05, 0.02, 0.1], 3),
+        "twice": np.repeat([0.7, 0.56, 1.0], 3),
     }
-).assign(
-    accuracy_lo=lambda t: t["accuracy"] - 0.1, accuracy_hi=lambda t: t["accuracy"] + 0.08
-)  # fmt: skip
+).assign(accuracy_lo=lambda t: t["accuracy"] - 0.1, accuracy_hi=lambda t: t["accuracy"] + 0.08)
 MAPS = {
-    "trained": BUMP, "head random": 1 - BUMP, "all random": 0 * BUMP,
+    "trained": BUMP,
+    "head random": 1 - BUMP,
+    "all random": 0 * BUMP,
     "head and block 5 random": BUMP,
-}  # fmt: skip
+}
 ALIKE = pd.Series(dict(zip(MAPS, (1.0, -1.0, np.nan, 0.25), strict=True)))
 CLIPS = [
     ("World", MEL, BUMP, 3 * BUMP - 1),
@@ -155,8 +158,9 @@ def test_coverage_shows_every_curve_whole():
             assert line.get_xydata() == pytest.approx(part[["coverage", "accuracy"]].to_numpy())
         assert ax.get_ylim()[0] < CURVES["accuracy_lo"].min()
     assert [text.get_text() for text in fig.legends[0].texts] == [
-        NAMES["cnn-mel"], NAMES["svm-fair"],
-    ]  # fmt: skip
+        NAMES["cnn-mel"],
+        NAMES["svm-fair"],
+    ]
 
 
 def test_saliency_has_axes_in_seconds_and_hertz_and_maps_over_the_spectrogram():

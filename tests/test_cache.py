@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from genre_utils import cache_cli
-from genre_utils.errors import GenreUtilsError, UsageError
+from genre_utils.runtime import GenreUtilsError, UsageError
 from genre_utils.store import Store
 
 DAY = 86400
@@ -135,10 +135,12 @@ def test_a_deletion_broken_off_leaves_something_to_prune(stored, monkeypatch):
 
 @pytest.mark.parametrize(
     ("words", "said"),
-    [(["--name", "mell"], "nothing named 'mell' is stored; there is cnn-mel, left over, mel"),
-     (["--older-than", "-1"], "--older-than -1: 0 days or more"),
-     (["--older-than", "nan"], "0 days or more")],
-)  # fmt: skip
+    [
+        (["--name", "mell"], "nothing named 'mell' is stored; there is cnn-mel, left over, mel"),
+        (["--older-than", "-1"], "--older-than -1: 0 days or more"),
+        (["--older-than", "nan"], "0 days or more"),
+    ],
+)
 def test_a_wrong_call_is_one_line(stored, words, said):
     with pytest.raises(UsageError, match=said):
         _cache("prune", *words)

@@ -7,9 +7,10 @@ from scipy.special import softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.linear_model import LogisticRegression
 
-from genre_utils.errors import GenreUtilsError, UsageError
-from genre_utils.metrics import calibration, coverage
-from genre_utils.models import combine
+from genre_utils.metrics import confidence as calibration
+from genre_utils.metrics import confidence as coverage
+from genre_utils.models import estimators as combine
+from genre_utils.runtime import GenreUtilsError, UsageError
 
 GENRES = ["Classical", "Jazz", "World"]
 N = 6000
@@ -28,11 +29,14 @@ def _predictions(proba, target):
     names = np.array(GENRES)
     table = pd.DataFrame(
         {
-            "system": "cnn-mel", "protocol": "random", "fold": np.arange(len(proba)) % 5,
+            "system": "cnn-mel",
+            "protocol": "random",
+            "fold": np.arange(len(proba)) % 5,
             "clip_id": [f"c{i:05}" for i in range(len(proba))],
-            "y_true": names[target], "y_pred": names[proba.argmax(axis=1)],
+            "y_true": names[target],
+            "y_pred": names[proba.argmax(axis=1)],
         }
-    )  # fmt: skip
+    )
     return table.assign(**{f"p_{genre}": proba[:, i] for i, genre in enumerate(GENRES)})
 
 

@@ -10,15 +10,15 @@ from sklearn.svm import SVC
 from threadpoolctl import threadpool_limits
 
 from genre_utils.data import splits
-from genre_utils.errors import UsageError
 from genre_utils.extraction import musicnn, vgg
-from genre_utils.models import classic, nested, systems
+from genre_utils.models import estimators as classic
+from genre_utils.models import estimators as nested
+from genre_utils.models import systems
+from genre_utils.runtime import UsageError
 
 GENRES = np.array(["A", "B", "C"])
 WIDTH = {"pooled-mel": 10240, "handcrafted": 30, "musicnn": 1956}
-SYSTEMS = [
-    name for name, system in systems.SYSTEMS.items() if set(system.arrays) <= set(WIDTH)
-]  # fmt: skip
+SYSTEMS = [name for name, system in systems.SYSTEMS.items() if set(system.arrays) <= set(WIDTH)]
 
 
 def _corpus(name, strength, n_artists=18, n_clips=3, seed=0):
@@ -145,8 +145,12 @@ def test_blocks_weigh_the_same():
 
 @pytest.mark.parametrize("protocol", list(splits.PROTOCOLS))
 def test_inner_folds_follow_the_groups(protocol):
-    made = [(g, f"{g}{a}", f"al{a % 2}", f"t{t // 2}") for g in GENRES for a in range(8)
-            for t in range(4)]  # fmt: skip
+    made = [
+        (g, f"{g}{a}", f"al{a % 2}", f"t{t // 2}")
+        for g in GENRES
+        for a in range(8)
+        for t in range(4)
+    ]
     clips = pd.DataFrame(made, columns=["genre", "artist", "album", "track"])
     clips.insert(0, "clip_id", [f"{i:03d}" for i in range(len(clips))])
     y, groups = clips["genre"].to_numpy(), splits.groups(clips, protocol).to_numpy()

@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from genre_utils import parallel
-from genre_utils.errors import GenreUtilsError, UsageError
-from genre_utils.extraction import features, vgg, weights
+from genre_utils import runtime as parallel
+from genre_utils.extraction import features, vgg
+from genre_utils.extraction import vgg as weights
+from genre_utils.runtime import GenreUtilsError, UsageError
 from genre_utils.store import Store, file_digest
 
 distributed = pytest.importorskip(

@@ -4,8 +4,11 @@ import pytest
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.linear_model import LogisticRegression
 
-from genre_utils.models import combine, nested, registry, systems
-from genre_utils.models.combine import Chosen, Stacking
+from genre_utils.models import estimators as combine
+from genre_utils.models import estimators as nested
+from genre_utils.models import systems
+from genre_utils.models import systems as registry
+from genre_utils.models.estimators import Chosen, Stacking
 
 GENRES = np.array(["A", "B", "C"])
 

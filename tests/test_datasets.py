@@ -11,9 +11,9 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genre_utils.data import clip_table, datasets
-from genre_utils.errors import GenreUtilsError, UsageError
-from genre_utils.extraction import audio
+from genre_utils.data import audio, datasets
+from genre_utils.data import datasets as clip_table
+from genre_utils.runtime import GenreUtilsError, UsageError
 
 
 def table(sizes):
@@ -40,9 +40,11 @@ def toy(tmp_path, monkeypatch, cache):
         noise = np.random.default_rng(i).normal(0, 0.1, 16000 + 100 * i)
         soundfile.write(folder / path, noise, 16000)
     one = dataclasses.replace(
-        datasets.DATASETS["magnatagatune"], name="toy", options=(),
+        datasets.DATASETS["magnatagatune"],
+        name="toy",
+        options=(),
         load=lambda _: (clips.sample(frac=1, random_state=0), {"rows": len(clips)}),
-    )  # fmt: skip
+    )
     monkeypatch.setattr(datasets, "DATASETS", MappingProxyType({"toy": one}))
     return folder
 
@@ -55,8 +57,9 @@ def test_table_has_the_columns_in_order_and_rows_by_clip_id(toy):
     true = [soundfile.info(toy / path).duration for path in clips["path"]]
     assert np.allclose(clips["duration_s"], true, atol=1e-3) and len(set(true)) == 12
     assert report["genres"] == {
-        "G": {"clips": 10, "artists": 2}, "H": {"clips": 2, "artists": 1},
-    }  # fmt: skip
+        "G": {"clips": 10, "artists": 2},
+        "H": {"clips": 2, "artists": 1},
+    }
     json.dumps(report)
 
 
@@ -69,8 +72,13 @@ def test_bad_files_are_refused_by_name_and_stay_in_the_table(toy):
     clips, report = datasets.load_clips("toy", toy)
     refused = report["audio_refused"]
     assert set(refused) == {f"GAx{n}.wav" for n in ("00", "01", "10", "11", "20")}
-    for name, part in [("00", "empty"), ("01", "decoded"), ("10", "No such file"),
-                       ("11", "silent"), ("20", "too short: 0.3 s")]:  # fmt: skip
+    for name, part in [
+        ("00", "empty"),
+        ("01", "decoded"),
+        ("10", "No such file"),
+        ("11", "silent"),
+        ("20", "too short: 0.3 s"),
+    ]:
         assert part in refused[f"GAx{name}.wav"]
     assert report["clips_ok"] == 7 and sum(report["clips_refused"].values()) == 5
     assert len(clips) == report["rows"] == 12
@@ -124,18 +132,24 @@ def test_spread_is_the_same_on_every_machine():
     clips = table({("G", "A", "x"): 2, ("G", "B", "y"): 1})
     ranks = clip_table.spread(clips, 0)
     assert dict(zip(clips["clip_id"], ranks, strict=True)) == {
-        "GAx01": 0, "GBy00": 1, "GAx11": 2, "GBy01": 3, "GAx00": 4, "GAx10": 5,
-    }  # fmt: skip
+        "GAx01": 0,
+        "GBy00": 1,
+        "GAx11": 2,
+        "GBy01": 3,
+        "GAx00": 4,
+        "GAx10": 5,
+    }
 
 
 @settings(deadline=None, max_examples=40)
 @given(
     st.dictionaries(
         st.tuples(st.sampled_from("GH"), st.sampled_from("ABC"), st.sampled_from("xyz")),
-        st.integers(1, 4), min_size=1,
+        st.integers(1, 4),
+        min_size=1,
     ),
     st.integers(0, 9),
-)  # fmt: skip
+)
 def test_spread_goes_round_artists_then_albums_then_tracks(sizes, seed):
     clips = table(sizes)
     rank = clip_table.spread(clips, seed)
@@ -194,9 +208,10 @@ def test_small_genres_are_left_out_with_their_count():
     clips = table({("G", a, "x"): 2 for a in "ABCDE"} | {("H", "C", "x"): 9, ("I", "C", "x"): 2})
     done = datasets.leave_out_small_genres(clips, n_folds=5, min_artists=5)
     assert dict(done.groupby("genre")["status"].first()) == {
-        "G": "ok", "H": "genre left out: 1 artist, 5 needed",
+        "G": "ok",
+        "H": "genre left out: 1 artist, 5 needed",
         "I": "genre left out: 4 clips, 5 needed",
-    }  # fmt: skip
+    }
     assert (clips["status"] == "ok").all() and len(done) == len(clips)
 
 
@@ -206,8 +221,9 @@ def test_refused_clips_and_unknown_artists_do_not_count():
     done = datasets.leave_out_small_genres(clips, n_folds=6, min_artists=1)
     assert set(done.loc[done["genre"] == "G", "status"]) == {"ok"}
     assert set(done.loc[done["genre"] == "H", "status"]) == {
-        "empty file", "genre left out: 5 clips, 6 needed",
-    }  # fmt: skip
+        "empty file",
+        "genre left out: 5 clips, 6 needed",
+    }
     two = datasets.leave_out_small_genres(clips, n_folds=2, min_artists=2)
     assert not (two["status"] == "ok").any()
     unknown = datasets.leave_out_small_genres(clips.assign(artist=""), n_folds=5, min_artists=2)

@@ -9,8 +9,11 @@ import pytest
 import soundfile
 
 from genre_utils.__main__ import parser
-from genre_utils.data import datasets, releases, split_file, splits, validation
-from genre_utils.errors import GenreUtilsError, UsageError
+from genre_utils.data import datasets, splits
+from genre_utils.data import datasets as validation
+from genre_utils.data import download as releases
+from genre_utils.data import splits as split_file
+from genre_utils.runtime import GenreUtilsError, UsageError
 from genre_utils.store import write_json
 
 
@@ -52,9 +55,15 @@ def test_clips_are_written_and_counted(music, tmp_path, capsys):
     assert dict(table["status"].value_counts()) == {"ok": 23, "empty file": 1}
     assert report["clips_ok"] == 23 and report["audio_refused"] == {"G 00.wav": "empty file"}
     assert report["duplicates"] == [
-        {"kind": "exact", "clip_id": "G 02.wav", "other_id": "H 23.wav", "similarity": 1.0,
-         "genre": "G", "other_genre": "H"}
-    ]  # fmt: skip
+        {
+            "kind": "exact",
+            "clip_id": "G 02.wav",
+            "other_id": "H 23.wav",
+            "similarity": 1.0,
+            "genre": "G",
+            "other_genre": "H",
+        }
+    ]
 
 
 def export(music, path, *words):
@@ -99,8 +108,12 @@ def test_duplicates_stay_together_in_an_exported_split(music, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("old", "new", "error", "message"),
     [
-        ("G 02.wav,G 02.wav", "G 99.wav,G 99.wav", GenreUtilsError,
-         r"1 of 24 clips cannot be used here; first: G 99.wav: no such clip"),
+        (
+            "G 02.wav,G 02.wav",
+            "G 99.wav,G 99.wav",
+            GenreUtilsError,
+            r"1 of 24 clips cannot be used here; first: G 99.wav: no such clip",
+        ),
         ("G 02.wav,G,", "G 02.wav,H,", GenreUtilsError, "1 of 24 clips have another genre here"),
         ("csv,", "gtzan,", UsageError, "splits gtzan, not csv"),
         ("fold_artist", "fold_label", GenreUtilsError, "is no split file"),
@@ -108,7 +121,7 @@ def test_duplicates_stay_together_in_an_exported_split(music, tmp_path, capsys):
         ("csv,G 02.wav,", "csv,G 00.wav,", GenreUtilsError, "is no split file"),
         ("fold_random,fold_artist", "a,b", GenreUtilsError, "is no split file"),
     ],
-)  # fmt: skip
+)
 def test_a_split_that_does_not_fit_is_refused(music, tmp_path, capsys, old, new, error, message):
     path = tmp_path / "split.csv"
     export(music, path)
@@ -139,7 +152,7 @@ def test_a_split_with_a_spoiled_clip_names_the_reason(music, tmp_path, capsys):
         (["--multi-genre", "first"], "csv has no option multi_genre"),
         (["--export-split", "x", "--protocols", "random,artists"], "unknown protocol 'artists'"),
     ],
-)  # fmt: skip
+)
 def test_wrong_calls(music, tmp_path, monkeypatch, words, message):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UsageError, match=message):
@@ -149,9 +162,14 @@ def test_wrong_calls(music, tmp_path, monkeypatch, words, message):
 
 @pytest.mark.parametrize(
     "words",
-    [["clips", "csv"], ["download", "gtzan"], ["clips", "csv", "--out", "x", "--outt", "y"],
-     ["clips", "csv", "--out", "x", "--multi-genre", "second"], ["fetch"]],
-)  # fmt: skip
+    [
+        ["clips", "csv"],
+        ["download", "gtzan"],
+        ["clips", "csv", "--out", "x", "--outt", "y"],
+        ["clips", "csv", "--out", "x", "--multi-genre", "second"],
+        ["fetch"],
+    ],
+)
 def test_unknown_words_and_missing_options_leave_with_2(words, capsys):
     with pytest.raises(SystemExit) as caught:
         run(*words)
@@ -171,9 +189,14 @@ def test_validate_finds_each_kind_of_fault(music, capsys):
     report = json.loads(capsys.readouterr().out)
     found = {kind: list(report[kind]) for kind in (*validation.FAULTS, "known_bad")}
     assert found == {
-        "missing": ["G 00.wav"], "undecodable": ["H 01.wav"], "too_short": ["G 02.wav"],
-        "silent": ["H 03.wav"], "outside": ["../x.wav"], "wrong_checksum": [], "known_bad": [],
-    }  # fmt: skip
+        "missing": ["G 00.wav"],
+        "undecodable": ["H 01.wav"],
+        "too_short": ["G 02.wav"],
+        "silent": ["H 03.wav"],
+        "outside": ["../x.wav"],
+        "wrong_checksum": [],
+        "known_bad": [],
+    }
     assert report["ok"] is False and report["clips"] == 25
     assert run("validate", "csv", "--data-dir", music) == 1
     assert "missing: G 00.wav: cannot be read" in capsys.readouterr().out

@@ -8,14 +8,23 @@ import soundfile
 
 from genre_utils import paper
 from genre_utils.data import demo
-from genre_utils.data.demo_artists import BORROWS, GENRES, RULES, draw_artist, draw_track, titles
-from genre_utils.data.demo_music import compose
-from genre_utils.errors import GenreUtilsError, UsageError
+from genre_utils.data.demo import BORROWS, GENRES, RULES, compose, draw_artist, draw_track, titles
+from genre_utils.runtime import GenreUtilsError, UsageError
 from genre_utils.store import file_digest
 
 SIZE = {"genres": ("Jazz", "World"), "artists_per_genre": 1, "tracks_per_artist": 2}
-COLUMNS = ["clip_id", "path", "dataset", "genre", "artist", "album", "track", "start_s",
-           "duration_s", "status"]  # fmt: skip
+COLUMNS = [
+    "clip_id",
+    "path",
+    "dataset",
+    "genre",
+    "artist",
+    "album",
+    "track",
+    "start_s",
+    "duration_s",
+    "status",
+]
 
 
 def digests(folder):
@@ -120,9 +129,15 @@ def test_a_folder_that_cannot_be_written(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "size", [{"artists": 3}, {"genres": ("Polka",)}, {"artists_per_genre": 99},
-             {"artists_per_genre": 0}, {"tracks_per_artist": 0}],
-)  # fmt: skip
+    "size",
+    [
+        {"artists": 3},
+        {"genres": ("Polka",)},
+        {"artists_per_genre": 99},
+        {"artists_per_genre": 0},
+        {"tracks_per_artist": 0},
+    ],
+)
 def test_sizes_that_are_not_possible(tmp_path, size):
     with pytest.raises(UsageError):
         demo.make_corpus(tmp_path / "new", **size)

@@ -4,8 +4,8 @@ import pandas as pd
 import pytest
 
 from genre_utils import paper, publish
-from genre_utils.artefacts import Run
 from genre_utils.metrics import evaluate
+from genre_utils.store import Run
 
 
 @pytest.fixture(scope="module")

@@ -24,9 +24,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from genre_utils.data import archives, datasets, download, releases
+from genre_utils.data import datasets, download
+from genre_utils.data import download as archives
+from genre_utils.data import download as releases
 from genre_utils.data.download import Remote, Source, fetch
-from genre_utils.errors import GenreUtilsError, UsageError
+from genre_utils.runtime import GenreUtilsError, UsageError
 
 HTML = b"<html><body>This service has moved.</body></html>"
 
@@ -74,8 +76,15 @@ class Handler(BaseHTTPRequestHandler):
 def serving(files):
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
-    for name, value in {"files": dict(files), "cuts": {}, "log": [], "ranges": True, "sent": 0,
-                        "pause": 0.0, "no_length": set()}.items():  # fmt: skip
+    for name, value in {
+        "files": dict(files),
+        "cuts": {},
+        "log": [],
+        "ranges": True,
+        "sent": 0,
+        "pause": 0.0,
+        "no_length": set(),
+    }.items():
         setattr(server, name, value)
     server.url = f"http://127.0.0.1:{server.server_port}/"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
@@ -201,8 +210,10 @@ def test_parts_come_as_ranges_of_the_whole(server, tmp_path):
         one = Remote(f"p{i}", (Source(server.url + "data.bin", offset),), len(piece), md5(piece))
         assert fetch(one, tmp_path).read_bytes() == piece
     assert [asked for _, asked in server.log] == [
-        "bytes=0-119999", "bytes=70000-119999", "bytes=120000-299999",
-    ]  # fmt: skip
+        "bytes=0-119999",
+        "bytes=70000-119999",
+        "bytes=120000-299999",
+    ]
     server.ranges = False
     one = Remote("p9", (Source(server.url + "data.bin", 120_000),), 180_000, md5(pieces[1]))
     with pytest.raises(GenreUtilsError, match="300000 bytes, not the 180000"):
@@ -350,13 +361,23 @@ def test_from_nothing_to_the_clip_table(site):
     lines = get(site.folder)
     assert lines[-1] == "audio: 6 files there"
     assert left(site.folder) == [
-        "0", "1", "2", "3", "clip_info_final.csv", "download.json", "sqlite_normalized.db.gz",
-    ]  # fmt: skip
+        "0",
+        "1",
+        "2",
+        "3",
+        "clip_info_final.csv",
+        "download.json",
+        "sqlite_normalized.db.gz",
+    ]
     clips, report = datasets.load_clips("magnatagatune", site.folder)
     assert dict(zip(clips["clip_id"], clips["status"], strict=True)) == {
-        "1": "ok", "2": "ok", "3": "ok", "4": "empty file",
-        "5": "not a genre of the paper: Hip Hop", "6": "no genre: album not in the catalogue",
-    }  # fmt: skip
+        "1": "ok",
+        "2": "ok",
+        "3": "ok",
+        "4": "empty file",
+        "5": "not a genre of the paper: Hip Hop",
+        "6": "no genre: album not in the catalogue",
+    }
     assert dict(zip(clips["clip_id"], clips["genre"], strict=True))["3"] == "Ambient"
     assert report["rows_without_audio"] == 1
     for path, content in sounds():
@@ -437,9 +458,15 @@ def test_a_sound_catalogue_of_the_users_own_stays(site):
 
 
 @pytest.mark.parametrize(
-    ("name", "content"), [("../evil.wav", b"x"), ("/tmp/evil.wav", b"x"), ("a/../../evil", b"x"),
-                          ("C:\\evil.wav", b"x"), ("0\\..\\..\\evil", b"x")],
-)  # fmt: skip
+    ("name", "content"),
+    [
+        ("../evil.wav", b"x"),
+        ("/tmp/evil.wav", b"x"),
+        ("a/../../evil", b"x"),
+        ("C:\\evil.wav", b"x"),
+        ("0\\..\\..\\evil", b"x"),
+    ],
+)
 def test_a_zip_that_reaches_outside_is_refused_whole(tmp_path, name, content):
     archive = tmp_path / "in" / "mp3.zip.001"
     archive.parent.mkdir()
@@ -536,8 +563,9 @@ def test_killed_and_started_again(site, files, tmp_path):
     assert get(site.folder)[-1] == "audio: 6 files there"
     end = len(files["mp3.zip.002"]) - 1
     assert site.server.log[asked:] == [
-        ("mp3.zip.002", f"bytes={kept}-{end}"), ("mp3.zip.003", None),
-    ]  # fmt: skip
+        ("mp3.zip.002", f"bytes={kept}-{end}"),
+        ("mp3.zip.003", None),
+    ]
 
 
 def test_stopped_while_unpacking_goes_on(site, monkeypatch):

@@ -7,7 +7,8 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genre_utils.data import datasets, duplicates, splits
+from genre_utils.data import datasets, splits
+from genre_utils.data import splits as duplicates
 from genre_utils.store import file_digest
 
 
@@ -32,11 +33,15 @@ def test_same_bytes_are_exact_duplicates(tmp_path):
 
 def test_same_artist_and_title_at_the_same_second(tmp_path):
     clips = table(
-        ("a", "Ann", "x", "My Song!", 30.0), ("b", "ann ", "best of", "my song", 30.0),
-        ("c", "Ann", "x", "My Song!", 59.0), ("d", "Bob", "x", "My Song!", 30.0),
-        ("e", "", "x", "Song", 30.0), ("f", "", "y", "Song", 30.0), ("g", "Ann", "x", "?", 30.0),
+        ("a", "Ann", "x", "My Song!", 30.0),
+        ("b", "ann ", "best of", "my song", 30.0),
+        ("c", "Ann", "x", "My Song!", 59.0),
+        ("d", "Bob", "x", "My Song!", 30.0),
+        ("e", "", "x", "Song", 30.0),
+        ("f", "", "y", "Song", 30.0),
+        ("g", "Ann", "x", "?", 30.0),
         ("h", "Ann", "y", "!", 30.0),
-    )  # fmt: skip
+    )
     pairs = duplicates.find(clips, tmp_path, dict.fromkeys(clips["clip_id"]))
     assert listed(pairs) == [("name", "a", "b")]
     assert pairs["similarity"].isna().all()
@@ -44,10 +49,13 @@ def test_same_artist_and_title_at_the_same_second(tmp_path):
 
 def test_where_the_second_is_unknown_another_album_decides(tmp_path):
     clips = table(
-        ("a", "Ann", "x", "Song", np.nan), ("b", "Ann", "x", "Song", np.nan),
-        ("c", "Bob", "x", "Song", np.nan), ("d", "Bob", "y", "Song", np.nan),
-        ("e", "Cid", "x", "e.wav", np.nan), ("f", "Cid", "y", "e.wav", np.nan),
-    )  # fmt: skip
+        ("a", "Ann", "x", "Song", np.nan),
+        ("b", "Ann", "x", "Song", np.nan),
+        ("c", "Bob", "x", "Song", np.nan),
+        ("d", "Bob", "y", "Song", np.nan),
+        ("e", "Cid", "x", "e.wav", np.nan),
+        ("f", "Cid", "y", "e.wav", np.nan),
+    )
     pairs = duplicates.find(clips, tmp_path, dict.fromkeys(clips["clip_id"]))
     assert listed(pairs) == [("name", "c", "d")]  # e: no title, the path stands in for it
 

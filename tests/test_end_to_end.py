@@ -27,9 +27,14 @@ def layout(tmp_path_factory):
     """Synthesised clips in MagnaTagATune's layout, one of them empty."""
     folder = tmp_path_factory.mktemp("tiny data ü")
     clips = demo.make_corpus(
-        folder / "mp3", seed=3, jobs=2,
-        genres=GENRES, artists_per_genre=3, tracks_per_artist=2, clips_per_track=1,
-    )  # fmt: skip
+        folder / "mp3",
+        seed=3,
+        jobs=2,
+        genres=GENRES,
+        artists_per_genre=3,
+        tracks_per_artist=2,
+        clips_per_track=1,
+    )
     albums = {name: f"sku{i}" for i, name in enumerate(clips["album"].unique())}
     info = pd.DataFrame(
         {
@@ -68,10 +73,24 @@ def _run(layout, base, *options):
         "GENRE_UTILS_CACHE": str(base / "cache"),
     }
     done = subprocess.run(
-        [ROOT / "run_all.sh", "--profile", "tiny", "--dataset", "magnatagatune", "--data-dir",
-         layout[0], "--out", base / "out dir", *options],
-        capture_output=True, text=True, check=False, env=environment, cwd=base,
-    )  # fmt: skip
+        [
+            ROOT / "run_all.sh",
+            "--profile",
+            "tiny",
+            "--dataset",
+            "magnatagatune",
+            "--data-dir",
+            layout[0],
+            "--out",
+            base / "out dir",
+            *options,
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+        cwd=base,
+    )
     assert done.returncode == 0, done.stderr
     return base / "out dir", done
 
@@ -94,9 +113,17 @@ def test_it_prints_table_1_and_where_things_are(first):
 def test_clips_in_equals_used_plus_refused(first, layout):
     clips = pd.read_csv(first[0] / "clips.csv", keep_default_na=False)
     assert list(clips) == [
-        "clip_id", "path", "dataset", "genre", "artist", "album", "track", "start_s", "duration_s",
+        "clip_id",
+        "path",
+        "dataset",
+        "genre",
+        "artist",
+        "album",
+        "track",
+        "start_s",
+        "duration_s",
         "status",
-    ]  # fmt: skip
+    ]
     assert len(clips) == layout[1]
     assert clips["status"].value_counts().to_dict() == {"ok": layout[1] - 1, "empty file": 1}
 
@@ -163,9 +190,15 @@ def test_the_run_leaves_a_model(first):
 def test_table1_follows_from_the_predictions(first, layout):
     table1 = pd.read_csv(first[0] / "table1.csv")
     expected = [
-        "system", "protocol", "accuracy", "f_score", "n_clips", "n_folds", "paper_accuracy",
+        "system",
+        "protocol",
+        "accuracy",
+        "f_score",
+        "n_clips",
+        "n_folds",
+        "paper_accuracy",
         "paper_f_score",
-    ]  # fmt: skip
+    ]
     assert [column for column in table1 if column in expected] == expected
     predictions = pd.read_csv(first[0] / "predictions.csv")
     right = predictions.assign(right=predictions["y_true"] == predictions["y_pred"])
@@ -183,8 +216,11 @@ def test_figures_notebooks_and_run_json(first):
     out, _ = first
     figures = {path.stem for path in (out / "figures").glob("*.png")}
     assert figures >= {
-        "fig1_mel_spectrograms", "fig2_architecture", "fig3_confusion_matrix", "training_curves",
-    }  # fmt: skip
+        "fig1_mel_spectrograms",
+        "fig2_architecture",
+        "fig3_confusion_matrix",
+        "training_curves",
+    }
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
         cells = [c for c in nbformat.read(out / "notebooks" / path.name, 4).cells]
         outputs = [o for c in cells if c.cell_type == "code" for o in c.outputs]
@@ -201,9 +237,20 @@ def test_figures_notebooks_and_run_json(first):
 def test_two_runs_give_identical_predictions_and_pictures(first, layout, tmp_path):
     again, _ = _run(layout, tmp_path)  # a cache of its own: everything computed anew
     names = (
-        "clips", "splits", "predictions", "table1", "history", "comparisons", "claims", "beyond",
-        "beyond_table", "chosen", "fewer_artists", "learning_curve", "calibration",
-    )  # fmt: skip
+        "clips",
+        "splits",
+        "predictions",
+        "table1",
+        "history",
+        "comparisons",
+        "claims",
+        "beyond",
+        "beyond_table",
+        "chosen",
+        "fewer_artists",
+        "learning_curve",
+        "calibration",
+    )
     for name in names:
         name = f"{name}.csv"
         assert (again / name).read_bytes() == (first[0] / name).read_bytes(), name
@@ -226,9 +273,22 @@ def test_a_notebook_opened_alone_executes_from_the_stored_artefacts(first, tmp_p
     out, _ = first
     environment = os.environ | {"GENRE_UTILS_CACHE": str(out.parent / "cache")}
     subprocess.run(
-        [sys.executable, "-m", "jupyter", "nbconvert", "--execute", "--to", "notebook",
-         "--output-dir", tmp_path, out / "notebooks" / "05_results.ipynb"],
-        check=True, capture_output=True, env=environment, cwd=tmp_path,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "jupyter",
+            "nbconvert",
+            "--execute",
+            "--to",
+            "notebook",
+            "--output-dir",
+            tmp_path,
+            out / "notebooks" / "05_results.ipynb",
+        ],
+        check=True,
+        capture_output=True,
+        env=environment,
+        cwd=tmp_path,
+    )
     cells = nbformat.read(tmp_path / "05_results.ipynb", 4).cells
     assert "Baseline SVM" in str(cells)

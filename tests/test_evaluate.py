@@ -5,8 +5,8 @@ from scipy.stats import binomtest
 from sklearn import metrics
 
 from genre_utils import paper
-from genre_utils.errors import GenreUtilsError, UsageError
 from genre_utils.metrics import evaluate
+from genre_utils.runtime import GenreUtilsError, UsageError
 
 GENRES = ["Classical", "Jazz", "World"]
 

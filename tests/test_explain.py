@@ -7,11 +7,11 @@ import pandas as pd
 import pytest
 from scipy.special import softmax
 
-from genre_utils.errors import GenreUtilsError, UsageError
-from genre_utils.extraction.vgg import preprocess
-from genre_utils.extraction.weights import build_trunk, random_arrays
-from genre_utils.models import explain, saliency
-from genre_utils.models.dense import predict_proba, sparse_rows
+from genre_utils.extraction.vgg import build_trunk, preprocess, random_arrays
+from genre_utils.models import explain
+from genre_utils.models import explain as saliency
+from genre_utils.models.sweep import predict_proba, sparse_rows
+from genre_utils.runtime import GenreUtilsError, UsageError
 
 GENRES = np.array(["Classical", "Jazz", "World"])
 SHAPE = (70, 134)  # 2 x 4 places after the last pooling, 6 pixels left over on both sides
@@ -154,10 +154,14 @@ def test_what_does_not_fit_is_refused():
 
 def _predictions():
     rows = [
-        ("c1", "Jazz", "Jazz", 0.7), ("c0", "Jazz", "Jazz", 0.9), ("c2", "Jazz", "Jazz", 0.9),
-        ("c3", "World", "World", 0.6), ("c4", "Jazz", "World", 0.5), ("c5", "Jazz", "World", 0.8),
+        ("c1", "Jazz", "Jazz", 0.7),
+        ("c0", "Jazz", "Jazz", 0.9),
+        ("c2", "Jazz", "Jazz", 0.9),
+        ("c3", "World", "World", 0.6),
+        ("c4", "Jazz", "World", 0.5),
+        ("c5", "Jazz", "World", 0.8),
         ("c6", "World", "Classical", 0.99),
-    ]  # fmt: skip
+    ]
     table = pd.DataFrame(rows, columns=["clip_id", "y_true", "y_pred", "confidence"])
     for genre in GENRES:
         rest = (1 - table["confidence"]) / 2

@@ -8,9 +8,10 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
 from genre_utils.data import splits
-from genre_utils.errors import UsageError
 from genre_utils.metrics import evaluate
-from genre_utils.models import fair_svm, systems
+from genre_utils.models import estimators as fair_svm
+from genre_utils.models import systems
+from genre_utils.runtime import UsageError
 
 
 def test_the_vector_by_hand():

@@ -11,8 +11,10 @@ import scipy.signal
 import soundfile
 
 from genre_utils import paper
-from genre_utils.errors import GenreUtilsError, UsageError
-from genre_utils.extraction import batch, features, spectra
+from genre_utils.extraction import features
+from genre_utils.extraction import features as batch
+from genre_utils.extraction import features as spectra
+from genre_utils.runtime import GenreUtilsError, UsageError
 from genre_utils.store import file_digest
 
 SR = 16000

@@ -14,11 +14,11 @@ from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
 from genre_utils import paper
-from genre_utils.errors import GenreUtilsError
 from genre_utils.extraction import features
-from genre_utils.models import head
+from genre_utils.models import cnn as head
 from genre_utils.plots import figures
-from genre_utils.plots.schematic import BLOCKS, block_shapes
+from genre_utils.plots.clip_figures import BLOCKS, block_shapes
+from genre_utils.runtime import GenreUtilsError
 
 NOTE = "demo corpus (synthesised)"
 GENRES = ["Alt Rock", "Classical", "World"]
@@ -222,8 +222,18 @@ def test_block_shapes_halve_and_round_down(name):
 
 def test_schematic_carries_the_paper_s_layers():
     said = texts(draw("architecture"))
-    shapes = ["216 × 626 × 3", "108 × 313 × 64", "54 × 156 × 128", "27 × 78 × 256",
-              "13 × 39 × 512", "6 × 19 × 512", "58,368", "512", "256", "9"]  # fmt: skip
+    shapes = [
+        "216 × 626 × 3",
+        "108 × 313 × 64",
+        "54 × 156 × 128",
+        "27 × 78 × 256",
+        "13 × 39 × 512",
+        "6 × 19 × 512",
+        "58,368",
+        "512",
+        "256",
+        "9",
+    ]
     assert set(shapes) <= set(said)
     assert {"ReLU, L2 0.01", "0.5", "softmax", "Flatten"} <= set(said)
 

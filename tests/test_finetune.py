@@ -6,12 +6,11 @@ from sklearn.base import clone
 
 from genre_utils import paper
 from genre_utils.backend import keras
-from genre_utils.errors import UsageError
 from genre_utils.extraction import features, vgg
-from genre_utils.extraction.weights import Weights, build_trunk, load_weights
-from genre_utils.models import finetune
-from genre_utils.models.finetune import FineTuneClassifier
-from genre_utils.models.head import HeadClassifier, build_head
+from genre_utils.extraction.vgg import Weights, build_trunk, load_weights
+from genre_utils.models import cnn as finetune
+from genre_utils.models.cnn import FineTuneClassifier, HeadClassifier, build_head
+from genre_utils.runtime import UsageError
 
 CONVOLUTIONS = 13
 

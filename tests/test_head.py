@@ -5,8 +5,9 @@ import pytest
 
 from genre_utils import paper
 from genre_utils.backend import keras, tf
-from genre_utils.errors import UsageError
-from genre_utils.models import dense, head
+from genre_utils.models import cnn as head
+from genre_utils.models import sweep as dense
+from genre_utils.runtime import UsageError
 
 MAPS = (2, 2, 512)
 
@@ -110,9 +111,12 @@ def test_one_step_with_dropout_equals_autodiff_with_the_same_masks(data):
 
 def test_dropout_is_inverted_and_of_the_asked_share(data):
     network = dense.DenseTraining(
-        [np.ones((2, 2), np.float32)] * 6, l2=0, dropout=0.3, learning_rate=1,
+        [np.ones((2, 2), np.float32)] * 6,
+        l2=0,
+        dropout=0.3,
+        learning_rate=1,
         random=np.random.default_rng(0),
-    )  # fmt: skip
+    )
     dropped = network._drop(np.ones((500, 512), np.float32))
     assert set(np.unique(dropped)) == {0, np.float32(1 / 0.7)}
     assert (dropped == 0).mean() == pytest.approx(0.3, abs=0.005)

@@ -7,9 +7,9 @@ from scipy.stats import binomtest, bootstrap, multinomial, norm
 from sklearn.metrics import accuracy_score, f1_score
 from statsmodels.stats.contingency_tables import mcnemar
 
-from genre_utils.errors import GenreUtilsError, UsageError
 from genre_utils.metrics import intervals
 from genre_utils.metrics.evaluate import wilson_interval
+from genre_utils.runtime import GenreUtilsError, UsageError
 
 GENRES = ["A", "B", "C"]
 

@@ -7,11 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genre_utils.data import splits
-from genre_utils.errors import UsageError
 from genre_utils.metrics import intervals
-from genre_utils.metrics import learning_curve as curves
+from genre_utils.metrics import tables as curves
 from genre_utils.models import systems
-from genre_utils.models.nested import RbfSVM
+from genre_utils.models.estimators import RbfSVM
+from genre_utils.runtime import UsageError
 from genre_utils.store import Store
 
 GENRES = ["A", "B"]
@@ -22,12 +22,16 @@ def _clips(n_artists=16, n_clips=2):
     n = len(artist)
     return pd.DataFrame(
         {
-            "clip_id": [f"c{i:03d}" for i in range(n)], "genre": [GENRES[a % 2] for a in artist],
-            "artist": [f"a{a}" for a in artist], "album": "", "start_s": np.arange(n) % n_clips,
-            "track": [f"t{i}" for i in range(n)], "status": "ok",
+            "clip_id": [f"c{i:03d}" for i in range(n)],
+            "genre": [GENRES[a % 2] for a in artist],
+            "artist": [f"a{a}" for a in artist],
+            "album": "",
+            "start_s": np.arange(n) % n_clips,
+            "track": [f"t{i}" for i in range(n)],
+            "status": "ok",
             "sha256": [f"{i:064x}" for i in range(n)],
         }
-    )  # fmt: skip
+    )
 
 
 @settings(max_examples=40, deadline=None)
@@ -75,9 +79,14 @@ def stored(tmp_path):
 def _answers(stored, tmp_path, **how):
     clips, folds, store = stored
     return curves.with_fewer_artists(
-        "handcrafted-svm", {"handcrafted": store}.__getitem__, clips, folds,
-        settings={"inner_folds": 2, "inner_seed": 0}, root=tmp_path / "folds", **how,
-    )  # fmt: skip
+        "handcrafted-svm",
+        {"handcrafted": store}.__getitem__,
+        clips,
+        folds,
+        settings={"inner_folds": 2, "inner_seed": 0},
+        root=tmp_path / "folds",
+        **how,
+    )
 
 
 def test_all_clips_are_tested_and_fewer_artists_trained_on(stored, tmp_path, monkeypatch):
@@ -108,10 +117,14 @@ def test_the_whole_training_part_is_that_of_cross_validation(stored, tmp_path):
     clips, folds, store = stored
     table = _answers(stored, tmp_path, train_sizes=(1.0,))
     expected, _ = systems.cross_validate(
-        "handcrafted-svm", store.load(list(clips["sha256"])), clips, folds,
-        arrays_key=store.folder.name, settings={"inner_folds": 2, "inner_seed": 0},
+        "handcrafted-svm",
+        store.load(list(clips["sha256"])),
+        clips,
+        folds,
+        arrays_key=store.folder.name,
+        settings={"inner_folds": 2, "inner_seed": 0},
         root=tmp_path / "other",
-    )  # fmt: skip
+    )
     columns = list(expected)
     one, two = (each.sort_values("clip_id", ignore_index=True) for each in (table, expected))
     pd.testing.assert_frame_equal(one[columns], two[columns])
@@ -130,11 +143,15 @@ def _known_curve(clips, right, draws=1):
         for draw in range(draws):
             table = pd.DataFrame(
                 {
-                    "system": "cnn-mel", "protocol": "artist", "clip_id": clips["clip_id"],
-                    "y_true": clips["genre"], "train_size": train_size, "draw": draw,
+                    "system": "cnn-mel",
+                    "protocol": "artist",
+                    "clip_id": clips["clip_id"],
+                    "y_true": clips["genre"],
+                    "train_size": train_size,
+                    "draw": draw,
                     "n_artists": n_artists,
                 }
-            )  # fmt: skip
+            )
             other = clips["genre"].map({"A": "B", "B": "A"})
             shift = draw * (1 if train_size < 1 else 0)  # a draw has one right answer more
             wrong = np.arange(len(clips)) >= number + shift

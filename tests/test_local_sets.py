@@ -6,7 +6,7 @@ import pytest
 import soundfile
 
 from genre_utils.data import datasets
-from genre_utils.errors import GenreUtilsError, UsageError
+from genre_utils.runtime import GenreUtilsError, UsageError
 
 SOUND = np.random.default_rng(0).normal(0, 0.1, 2 * 16000)
 
@@ -62,8 +62,9 @@ def test_folder_counts_what_it_does_not_take(tmp_path, cache):
     clips, report = datasets.load_clips("folder", folder)
     assert report["files_of_other_kinds"] == {".jpg": 1, ".wav": 1}
     assert dict(zip(clips["path"], clips["status"] == "ok", strict=True)) == {
-        "Jazz/a.WAV": True, "Jazz/text.mp3": False,
-    }  # fmt: skip
+        "Jazz/a.WAV": True,
+        "Jazz/text.mp3": False,
+    }
 
 
 def test_folder_without_sound_is_an_error(tmp_path):
@@ -80,8 +81,10 @@ def test_gtzan_wherever_its_genres_lie(tmp_path, cache, below, kind):
     (root / below / "blues/bextract_single.mf").write_text("x")
     clips, report = datasets.load_clips("gtzan", root)
     assert dict(zip(clips["clip_id"], clips["status"], strict=True)) == {
-        "blues.00000": "ok", "jazz.00053": "ok", "jazz.00054": "known broken file",
-    }  # fmt: skip
+        "blues.00000": "ok",
+        "jazz.00053": "ok",
+        "jazz.00054": "known broken file",
+    }
     assert set(clips["artist"]) == {""} and list(clips["track"]) == list(clips["clip_id"])
     assert report["artists"] == "not in the archive"
 
@@ -117,10 +120,12 @@ def test_manifest_is_found_in_its_folder_or_named(manifest, cache):
     assert clips.equals(again) and clips.equals(third)
     rows = by_path(clips)
     assert dict(rows["status"].str[:20]) == {
-        "audio/a b.wav": "ok", "audio/ü.wav": "ok",
-        "audio/none.wav": "no genre in the mani", "../x.wav": "path leaves the data",
+        "audio/a b.wav": "ok",
+        "audio/ü.wav": "ok",
+        "audio/none.wav": "no genre in the mani",
+        "../x.wav": "path leaves the data",
         "gone.wav": "cannot be read: No s",
-    }  # fmt: skip
+    }
     assert list(rows.loc["audio/a b.wav", ["artist", "album", "track"]]) == ["Ann, Bob", "", "One"]
     assert list(rows.loc["audio/ü.wav", ["artist", "track"]]) == ["NA", "audio/ü.wav"]
     assert report["rows"] == 5 and report["columns_not_used"] == ["year"]

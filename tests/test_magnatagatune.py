@@ -11,14 +11,29 @@ import pytest
 import soundfile
 
 from genre_utils.data import datasets, magnatagatune
-from genre_utils.errors import GenreUtilsError, UsageError
+from genre_utils.runtime import GenreUtilsError, UsageError
 
-COLUMNS = ["clip_id", "track_number", "title", "artist", "album", "url", "segmentStart",
-           "segmentEnd", "original_url", "mp3_path"]  # fmt: skip
+COLUMNS = [
+    "clip_id",
+    "track_number",
+    "title",
+    "artist",
+    "album",
+    "url",
+    "segmentStart",
+    "segmentEnd",
+    "original_url",
+    "mp3_path",
+]
 GENRES = ["Classical", "New Age", "Electronica", "World", "Ambient", "Jazz", "Hip Hop"]
 # SKU -> genres in the catalogue's order; "lost" is not in the catalogue.
-ALBUMS = {"jazz-a": ["Jazz"], "two-b": ["Electronica", "Ambient"], "hop-c": ["Hip Hop"],
-          "world-d": ["World"], "hop-e": ["Hip Hop", "Jazz"]}  # fmt: skip
+ALBUMS = {
+    "jazz-a": ["Jazz"],
+    "two-b": ["Electronica", "Ambient"],
+    "hop-c": ["Hip Hop"],
+    "world-d": ["World"],
+    "hop-e": ["Hip Hop", "Jazz"],
+}
 CLIPS = [  # clip_id, title, artist, SKU, mp3_path
     ("7", 'Say "Hi", twice', "Børn & Ånd", "jazz-a", "0/børn ånd-01-say hi-0-29.wav"),
     ("8", 'Say "Hi", twice', "Børn & Ånd", "jazz-a", ""),
@@ -82,10 +97,14 @@ def statuses(clips):
 def test_first_rule_takes_the_genre_listed_first(release):
     clips, report = datasets.load_clips("magnatagatune", release)
     assert statuses(clips) == {
-        "10": "ok", "11": "not a genre of the paper: Hip Hop",
-        "12": "no genre: album not in the catalogue", "13": "empty file", "14": "ok",
-        "15": "not a genre of the paper: Hip Hop", "7": "ok",
-    }  # fmt: skip
+        "10": "ok",
+        "11": "not a genre of the paper: Hip Hop",
+        "12": "no genre: album not in the catalogue",
+        "13": "empty file",
+        "14": "ok",
+        "15": "not a genre of the paper: Hip Hop",
+        "7": "ok",
+    }
     assert list(clips["clip_id"]) == sorted(clips["clip_id"])
     assert clips.set_index("clip_id").loc["10", "genre"] == "Electronica"  # id order says Ambient
     assert report["rows"] == 8 and report["rows_without_audio"] == 1
@@ -151,8 +170,10 @@ def test_song_info_serves_where_there_is_no_database(release):
     genres, source = magnatagatune.album_genres(release)
     assert source == "song_info.csv"
     assert genres == {
-        "jazz-a": ("Jazz",), "two-b": ("Electronica", "Ambient"), "world-d": ("World",)
-    }  # fmt: skip
+        "jazz-a": ("Jazz",),
+        "two-b": ("Electronica", "Ambient"),
+        "world-d": ("World",),
+    }
 
 
 def damage(path, how):

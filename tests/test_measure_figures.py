@@ -6,7 +6,8 @@ import pytest
 from matplotlib.container import ErrorbarContainer
 
 from genre_utils import paper
-from genre_utils.plots import measure_figures, style
+from genre_utils.plots import clip_figures as style
+from genre_utils.plots import figures as measure_figures
 
 
 def _table(protocols=("artist", "random")):
@@ -46,8 +47,11 @@ def test_systems_have_names_and_the_note_is_there():
     names = [label.get_text() for label in fig.axes[0].get_yticklabels()]
     assert names[:2] == ["CNN+Mel-spectrogram", "CNN+MFCC"]
     assert names[4:] == [
-        "SVM, treated fairly", "Most frequent genre", "Oracle: artist known", "mine",
-    ]  # fmt: skip
+        "SVM, treated fairly",
+        "Most frequent genre",
+        "Oracle: artist known",
+        "mine",
+    ]
     assert fig._supxlabel.get_text() == "made up"
 
 

@@ -7,9 +7,11 @@ import pytest
 import scipy.signal
 import soundfile
 
-from genre_utils.errors import GenreUtilsError
-from genre_utils.extraction import audio, batch, musicnn
+from genre_utils.data import audio
+from genre_utils.extraction import features as batch
+from genre_utils.extraction import musicnn
 from genre_utils.extraction.musicnn import PARTS
+from genre_utils.runtime import GenreUtilsError
 
 GOLDEN = Path(__file__).parent / "golden" / "musicnn.npz"
 

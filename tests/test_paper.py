@@ -14,9 +14,12 @@ SAMPLES = 320000  # 20 s at 16 kHz
 
 @pytest.mark.parametrize(
     ("name", "parameters", "rows"),
-    [("mel", paper.MEL, "n_mels"), ("mfcc", paper.MFCC, "n_mfcc"),
-     ("chroma", paper.CHROMA, "n_chroma")],
-)  # fmt: skip
+    [
+        ("mel", paper.MEL, "n_mels"),
+        ("mfcc", paper.MFCC, "n_mfcc"),
+        ("chroma", paper.CHROMA, "n_chroma"),
+    ],
+)
 def test_shapes_follow_from_the_parameters(name, parameters, rows):
     assert paper.AUDIO["sr"] * paper.AUDIO["duration"] == SAMPLES
     shape = (parameters[rows], 1 + SAMPLES // parameters["hop_length"])
@@ -127,16 +130,23 @@ STATED = {
     r"size \(n_fft\) = (\d+)": paper.MEL["n_fft"],
     r"\(hop_size\) = (\d+)": paper.MEL["hop_length"],
     r"Number of Mel bins: (\d+)": paper.MEL["n_mels"],
-    r"n_fft=(\d+) and hop size=(\d+) and a Hann window. Next":
-        (paper.MFCC["n_fft"], paper.MFCC["hop_length"]),
+    r"n_fft=(\d+) and hop size=(\d+) and a Hann window. Next": (
+        paper.MFCC["n_fft"],
+        paper.MFCC["hop_length"],
+    ),
     r"Mel filter banks, was set to (\d+)": paper.MFCC["n_mfcc"],
-    r"n_fft=(\d+) and hop size=(\d+) and a Hann window, and the number of chroma is set to (\d+)":
-        (paper.CHROMA["n_fft"], paper.CHROMA["hop_length"], paper.CHROMA["n_chroma"]),
+    r"n_fft=(\d+) and hop size=(\d+) and a Hann window, and the number of chroma is set to (\d+)": (
+        paper.CHROMA["n_fft"],
+        paper.CHROMA["hop_length"],
+        paper.CHROMA["n_chroma"],
+    ),
     r"use a (\d+)-unit hidden layer followed by a (\d+)-unit": paper.HEAD["units"],
     r"\$\\lambda\$ set to ([\d.]+\d)": paper.HEAD["l2"],
     r"dropout rate of ([\d.]+\d)": paper.HEAD["dropout"],
-    r"for (\d+) epochs with a batch size of (\d+)":
-        (paper.TRAINING["epochs"], paper.TRAINING["batch_size"]),
+    r"for (\d+) epochs with a batch size of (\d+)": (
+        paper.TRAINING["epochs"],
+        paper.TRAINING["batch_size"],
+    ),
     r"learning rate is set to ([\d.]+\d)": paper.TRAINING["learning_rate"],
     r"train \(90%\), test \((\d+)%\)": 100 * paper.TEST_SHARE,
     r"only the first (\d+) seconds": paper.SVM["duration"],
@@ -145,7 +155,7 @@ STATED = {
     r"(\d+) logarithmically spaced Mel-filters": paper.SVM["n_mels"],
     r"only the first (\d+) dimensions": paper.SVM["n_mfcc"],
     r"approximately (\d+) audio files in (\d+) genres": (paper.N_CLIPS, len(paper.GENRES)),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("pattern", STATED)

@@ -3,9 +3,9 @@ import json
 import numpy as np
 import pytest
 
-from genre_utils.errors import UsageError
-from genre_utils.extraction import precision
-from genre_utils.extraction.precision import Decision, decide
+from genre_utils.extraction import vgg as precision
+from genre_utils.extraction.vgg import Decision, decide
+from genre_utils.runtime import UsageError
 
 EXACT = np.array([[1.0, 0.0, 2.0], [0.0, 3.0, 1.0]])
 

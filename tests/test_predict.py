@@ -13,12 +13,14 @@ import pytest
 import soundfile
 
 from genre_utils.__main__ import Parser
-from genre_utils.errors import GenreUtilsError, UsageError
-from genre_utils.extraction import audio, features, vgg, weights
+from genre_utils.data import audio
+from genre_utils.data import audio as song
+from genre_utils.extraction import features, vgg
+from genre_utils.extraction import vgg as weights
 from genre_utils.models import explain
-from genre_utils.own import cli, song
-from genre_utils.own.predict import Predictor
-from genre_utils.own.saved import SavedModel
+from genre_utils.own import cli
+from genre_utils.own_music import Predictor, SavedModel
+from genre_utils.runtime import GenreUtilsError, UsageError
 
 GENRES = ("Ambient", "Hard Rock", "Jazz")
 
@@ -39,18 +41,34 @@ def model(tmp_path_factory):
         arrays[f"bias_{i}"] = rng.normal(0, 0.1, outputs).astype(np.float32)
     digest = weights.load_weights("random").digest
     how = {
-        "array": "vgg-mel", "offset": 0.0, "fill": "repeat", "mel_scale": "db",
-        "channels": "repeat", "preprocessing": "vgg16", "precision": "float32",
-        "weights": digest, "untrained": True,
-    }  # fmt: skip
+        "array": "vgg-mel",
+        "offset": 0.0,
+        "fill": "repeat",
+        "mel_scale": "db",
+        "channels": "repeat",
+        "preprocessing": "vgg16",
+        "precision": "float32",
+        "weights": digest,
+        "untrained": True,
+    }
     data = {
-        "title": "a made-up set", "synthetic": True, "licence": "none", "citation": "none",
-        "clips": 3, "genres": {g: {"clips": 1, "artists": 1} for g in GENRES}, "refused": {},
-    }  # fmt: skip
+        "title": "a made-up set",
+        "synthetic": True,
+        "licence": "none",
+        "citation": "none",
+        "clips": 3,
+        "genres": {g: {"clips": 1, "artists": 1} for g in GENRES},
+        "refused": {},
+    }
     facts = {
-        "system": "cnn-mel-small", "about": "a test", "data": data, "features": how,
-        "settings": {"seed": 0}, "estimate": {"none": "a test"}, "versions": {},
-    }  # fmt: skip
+        "system": "cnn-mel-small",
+        "about": "a test",
+        "data": data,
+        "features": how,
+        "settings": {"seed": 0},
+        "estimate": {"none": "a test"},
+        "versions": {},
+    }
     folder = tmp_path_factory.mktemp("model") / "model"
     SavedModel("head-average", GENRES, arrays, 2.0, facts).save(folder)
     return folder
@@ -366,7 +384,7 @@ def test_names_are_printed_on_one_line(tmp_path):
 
 
 def test_help_names_every_system():
-    from genre_utils.own.train import SYSTEMS
+    from genre_utils.own_music import SYSTEMS
 
     whole = argparse.ArgumentParser()
     commands = whole.add_subparsers()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from genre_utils.progress import VARIABLE, progress
+from genre_utils.runtime import VARIABLE, progress
 
 
 @pytest.fixture

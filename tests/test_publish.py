@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 from genre_utils import paper, publish
-from genre_utils.artefacts import ROOT, Run
-from genre_utils.errors import GenreUtilsError, UsageError
+from genre_utils.runtime import GenreUtilsError, UsageError
+from genre_utils.store import ROOT, Run
 
 NAMES = ("demo", "magnatune-mini")
 

@@ -3,8 +3,9 @@ import pandas as pd
 import pytest
 
 from genre_utils.data import splits
-from genre_utils.metrics import evaluate, reference_points
-from genre_utils.metrics.reference_points import LABELS
+from genre_utils.metrics import evaluate
+from genre_utils.metrics import evaluate as reference_points
+from genre_utils.metrics.evaluate import LABELS
 
 
 def _clips(rows):
@@ -29,9 +30,16 @@ def corpus():
 
 def test_answers_by_hand():
     clips = _clips(
-        [("A", "x", "1", "t"), ("A", "x", "1", "t"), ("B", "x", "2", "u"), ("B", "y", "1", "v"),
-         ("B", "y", "1", "w"), ("C", "z", "1", "t"), ("B", "", "", "")]
-    )  # fmt: skip
+        [
+            ("A", "x", "1", "t"),
+            ("A", "x", "1", "t"),
+            ("B", "x", "2", "u"),
+            ("B", "y", "1", "v"),
+            ("B", "y", "1", "w"),
+            ("C", "z", "1", "t"),
+            ("B", "", "", ""),
+        ]
+    )
     folds = [0, 1, 1, 1, 1, 0, 0]
     table = pd.DataFrame({"protocol": "random", "clip_id": clips["clip_id"], "fold": folds})
     found = reference_points.reference_points(clips, table)
@@ -39,8 +47,11 @@ def test_answers_by_hand():
     # Training: A of x/1/t, B of x/2/u, two B of y. Artist x: A and B equally often, so A.
     # Of all seven clips B has four.
     assert first.loc["0000"].to_dict() == {
-        "majority": "B", "oracle-track": "A", "oracle-album": "A", "oracle-artist": "A",
-    }  # fmt: skip
+        "majority": "B",
+        "oracle-track": "A",
+        "oracle-album": "A",
+        "oracle-artist": "A",
+    }
     assert (first.loc["0005"] == "B").all()  # z is met in no training fold
     assert (first.loc["0006"] == "B").all()
 

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from genre_utils import kernel, run
-from genre_utils.errors import GenreUtilsError, UsageError
+from genre_utils.runtime import GenreUtilsError, UsageError
 
 ROOT = Path(__file__).resolve().parent.parent
 PARAMETERS = """n_folds: int = 10  # folds
@@ -173,9 +173,13 @@ def test_values_arrive_with_their_types(tmp_path):
 def _run_all(*arguments, cwd=None):
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     return subprocess.run(
-        [ROOT / "run_all.sh", *arguments], capture_output=True, text=True, cwd=cwd, env=environment,
+        [ROOT / "run_all.sh", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env=environment,
         check=False,
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize(

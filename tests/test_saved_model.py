@@ -5,32 +5,42 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from genre_utils.artefacts import Run
-from genre_utils.errors import UsageError
-from genre_utils.models.head import HeadClassifier
-from genre_utils.models.nested import RbfSVM
-from genre_utils.own import train
-from genre_utils.own.saved import SavedModel, of_head, of_svm
-from genre_utils.store import Store, file_digest
+from genre_utils import own_music as train
+from genre_utils.models.cnn import HeadClassifier
+from genre_utils.models.estimators import RbfSVM
+from genre_utils.own_music import SavedModel, of_head, of_svm
+from genre_utils.runtime import UsageError
+from genre_utils.store import Run, Store, file_digest
 
 GENRES = ("Ambient", "Hard Rock", "Jazz")
 FACTS = {
     "system": "cnn-mel-small",
     "about": "a test",
     "data": {
-        "dataset": "demo", "title": "a made-up set", "synthetic": True, "licence": "none",
-        "citation": "none", "clips": 30, "genres": {g: {"clips": 10, "artists": 5} for g in GENRES},
+        "dataset": "demo",
+        "title": "a made-up set",
+        "synthetic": True,
+        "licence": "none",
+        "citation": "none",
+        "clips": 30,
+        "genres": {g: {"clips": 10, "artists": 5} for g in GENRES},
         "refused": {"silent": 2},
     },
     "features": {
-        "array": "vgg-mel", "offset": 0.0, "fill": "repeat", "mel_scale": "db",
-        "channels": "repeat", "preprocessing": "vgg16", "precision": "float32",
-        "weights": "0" * 64, "untrained": True,
+        "array": "vgg-mel",
+        "offset": 0.0,
+        "fill": "repeat",
+        "mel_scale": "db",
+        "channels": "repeat",
+        "preprocessing": "vgg16",
+        "precision": "float32",
+        "weights": "0" * 64,
+        "untrained": True,
     },
     "settings": {"epochs": 3, "seed": 0},
     "estimate": {"none": "artists are not known"},
     "versions": {"genre_utils": "0.1.0"},
-}  # fmt: skip
+}
 
 
 def planted(n=30, shape=(2, 3, 16), seed=0, genres=GENRES):
@@ -91,8 +101,15 @@ def test_card_says_what_it_has_heard(tmp_path):
     _, _, (kind, arrays) = trained("head-average")
     SavedModel(kind, GENRES, arrays, facts=FACTS).save(tmp_path)
     text = (tmp_path / "README.md").read_text(encoding="utf-8")
-    for part in ("a made-up set", "30 clips", "| Jazz | 10 | 5 |", "2 × silent",
-                 "Synthesised", "Not known. Artists are not known", "random weights"):  # fmt: skip
+    for part in (
+        "a made-up set",
+        "30 clips",
+        "| Jazz | 10 | 5 |",
+        "2 × silent",
+        "Synthesised",
+        "Not known. Artists are not known",
+        "random weights",
+    ):
         assert part in text, part
 
 
@@ -146,7 +163,8 @@ SPOILERS = {
     "other version": (lambda f: _edit(f, format=2), r"another version .*format 2.*train it again"),
     "pickle": (_pickle, "damaged model"),
     "object array": (
-        lambda f: _arrays(f, bias_1=np.array([Evil()], dtype=object)), "damaged model",
+        lambda f: _arrays(f, bias_1=np.array([Evil()], dtype=object)),
+        "damaged model",
     ),
     "array too many": (lambda f: _arrays(f, extra=np.zeros(1)), "damaged model"),
     "array too few": (lambda f: _arrays(f, bias_2=None), "damaged model"),
@@ -157,7 +175,7 @@ SPOILERS = {
     "no names": (lambda f: _edit(f, classes=[1, 2, 3]), "names"),
     "temperature": (lambda f: _edit(f, temperature=0), "temperature"),
     "kind": (lambda f: _edit(f, kind="os.system"), "unknown kind"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("how", SPOILERS)
@@ -193,8 +211,16 @@ def _run(folder, artists=True, n=60):
     artist = [f"{g} {i // 3 % 5}" if artists else "" for i, g in enumerate(y)]
     clips = pd.DataFrame({"clip_id": ids, "dataset": "demo", "genre": y, "artist": artist})
     clips = clips.assign(path=clips["clip_id"], album="", track=clips["clip_id"], status="ok")
-    clips.loc[len(clips)] = {"clip_id": "x", "dataset": "demo", "genre": "Jazz", "artist": "x",
-                             "path": "x", "album": "", "track": "", "status": "silent"}  # fmt: skip
+    clips.loc[len(clips)] = {
+        "clip_id": "x",
+        "dataset": "demo",
+        "genre": "Jazz",
+        "artist": "x",
+        "path": "x",
+        "album": "",
+        "track": "",
+        "status": "silent",
+    }
     run.write("clips", clips)
     run.write("audio", pd.DataFrame({"clip_id": ids, "sha256": ids}))
     fold = {name: i % 10 for i, name in enumerate(sorted(set(artist)))}
@@ -221,10 +247,16 @@ def test_a_run_becomes_a_model(tmp_path, monkeypatch):
         with pytest.raises(pytest.fail.Exception, match="trained again"):
             train.train_from_run(run)
     assert facts["features"] == {
-        "array": "vgg-mel", "offset": 2.0, "fill": "zeros", "mel_scale": "power",
-        "channels": "repeat", "preprocessing": "scale", "precision": "float32",
-        "weights": "f" * 64, "untrained": True,
-    }  # fmt: skip
+        "array": "vgg-mel",
+        "offset": 2.0,
+        "fill": "zeros",
+        "mel_scale": "power",
+        "channels": "repeat",
+        "preprocessing": "scale",
+        "precision": "float32",
+        "weights": "f" * 64,
+        "untrained": True,
+    }
     assert facts["data"]["clips"] == 60
     assert facts["data"]["refused"] == {"silent": 1}
     assert facts["data"]["genres"]["Jazz"] == {"clips": 20, "artists": 5}

@@ -9,20 +9,21 @@ import pytest
 import soundfile
 
 from genre_utils import paper
+from genre_utils import sensitivity as alternatives
+from genre_utils import sensitivity as module
+from genre_utils import sensitivity as report
 from genre_utils.__main__ import main
-from genre_utils.artefacts import Run
-from genre_utils.data import duplicates, splits
+from genre_utils.data import splits
+from genre_utils.data import splits as duplicates
 from genre_utils.data.datasets import audio_digests
-from genre_utils.errors import GenreUtilsError, UsageError
 from genre_utils.extraction import features, vgg
-from genre_utils.metrics import alternatives, claims
-from genre_utils.metrics import sensitivity as module
-from genre_utils.metrics import sensitivity_report as report
-from genre_utils.metrics.alternatives import Base, Choice
-from genre_utils.models.head import HeadClassifier
+from genre_utils.metrics import claims
+from genre_utils.models.cnn import HeadClassifier
 from genre_utils.models.systems import SYSTEMS, cross_validate
 from genre_utils.run import NOTEBOOKS
-from genre_utils.store import Store
+from genre_utils.runtime import GenreUtilsError, UsageError
+from genre_utils.sensitivity import Base, Choice
+from genre_utils.store import Run, Store
 
 GENRES = ("Classical", "Jazz", "World")
 QUICK = {"n_resamples": 200}
@@ -80,11 +81,15 @@ def _defaults(run, clips, folds, maps):
             settings = {"epochs": epochs, "pooling": "flatten", "seed": 0}
         tables.append(
             cross_validate(
-                name, maps[taken].load(list(clips["sha256"])), clips, folds,
-                arrays_key=maps[taken].folder.name, settings=settings,
+                name,
+                maps[taken].load(list(clips["sha256"])),
+                clips,
+                folds,
+                arrays_key=maps[taken].folder.name,
+                settings=settings,
                 root=run.cache / "folds",
             )[0]
-        )  # fmt: skip
+        )
     return pd.concat(tables)
 
 
@@ -249,13 +254,18 @@ def _made_up(accuracy, n_artists=12):
     clips = clips.assign(fold=pd.factorize(clips["artist"])[0] % 5)
     other = dict(zip(paper.GENRES, np.roll(paper.GENRES, 1), strict=True))
     tables = [
-        pd.DataFrame({
-            "system": name, "protocol": "artist", "fold": clips["fold"],
-            "clip_id": clips["clip_id"], "y_true": clips["genre"],
-            "y_pred": clips["genre"].where(clips["k"] < 10 * share, clips["genre"].map(other)),
-        })
+        pd.DataFrame(
+            {
+                "system": name,
+                "protocol": "artist",
+                "fold": clips["fold"],
+                "clip_id": clips["clip_id"],
+                "y_true": clips["genre"],
+                "y_pred": clips["genre"].where(clips["k"] < 10 * share, clips["genre"].map(other)),
+            }
+        )
         for name, share in accuracy.items()
-    ]  # fmt: skip
+    ]
     return clips.drop(columns=["k", "fold"]), pd.concat(tables, ignore_index=True)
 
 

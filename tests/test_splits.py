@@ -5,7 +5,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from genre_utils.data import splits
-from genre_utils.errors import UsageError
+from genre_utils.runtime import UsageError
 
 QUICK = settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
 ALL = list(splits.PROTOCOLS)

@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 
 from genre_utils import paper, store
-from genre_utils.errors import GenreUtilsError
-from genre_utils.extraction import audio, features, vgg, weights
+from genre_utils.data import audio
+from genre_utils.extraction import features, vgg
+from genre_utils.extraction import vgg as weights
+from genre_utils.runtime import GenreUtilsError
 from genre_utils.store import Store
 
 KEY = {"hop_length": 512, "code": "abc"}
@@ -50,9 +52,13 @@ def test_missing_ids_are_listed_once_in_order(rows):
 
 @pytest.mark.parametrize(
     ("name", "key"),
-    [("mfcc", KEY), ("mel", KEY | {"hop_length": 256}), ("mel", KEY | {"code": "abd"}),
-     ("mel", {"hop_length": 512})],
-)  # fmt: skip
+    [
+        ("mfcc", KEY),
+        ("mel", KEY | {"hop_length": 256}),
+        ("mel", KEY | {"code": "abd"}),
+        ("mel", {"hop_length": 512}),
+    ],
+)
 def test_other_name_parameter_or_code_is_another_folder(rows, tmp_path, name, key):
     rows.put(IDS, ROWS)
     other = Store(tmp_path, name, key)
@@ -287,10 +293,17 @@ def test_each_shard_is_read_once_and_only_those_asked_for_are_opened(rows, monke
     assert len(texts) == 11
 
 
-@pytest.mark.parametrize("which", [
-    slice(None), slice(1, 3), slice(None, None, -2), [2, 0, 0], np.array([], int),
-    np.array([True, False, True, False]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "which",
+    [
+        slice(None),
+        slice(1, 3),
+        slice(None, None, -2),
+        [2, 0, 0],
+        np.array([], int),
+        np.array([True, False, True, False]),
+    ],
+)
 def test_rows_left_on_disk_are_indexed_like_an_array(rows, which):
     rows.put(IDS[:3], ROWS[:3])
     rows.put(IDS[3:], ROWS[3:])

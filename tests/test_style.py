@@ -11,8 +11,11 @@ MODULES = sorted((ROOT / "genre_utils").rglob("*.py"))
 def test_ruff_has_nothing_to_say():
     done = subprocess.run(
         [sys.executable, "-m", "ruff", "check", "--no-cache", "genre_utils", "tests", "notebooks"],
-        capture_output=True, text=True, cwd=ROOT, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout
 
 

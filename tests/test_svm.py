@@ -4,8 +4,8 @@ from sklearn.base import clone
 from sklearn.multiclass import OneVsOneClassifier
 from sklearn.svm import SVC
 
-from genre_utils.errors import UsageError
 from genre_utils.models import svm
+from genre_utils.runtime import UsageError
 
 
 def _clouds(n_classes=4, seed=0, spread=1.0):

@@ -4,7 +4,9 @@ import pytest
 from sklearn.base import BaseEstimator, ClassifierMixin
 
 from genre_utils.data import splits
-from genre_utils.models import head, registry, systems
+from genre_utils.models import cnn as head
+from genre_utils.models import systems
+from genre_utils.models import systems as registry
 from genre_utils.store import Rows, Store
 
 GENRES = ["Jazz", "New Age", "World"]
@@ -47,8 +49,14 @@ def fitted(monkeypatch):
 def test_the_contract_of_predictions(small, tmp_path):
     predictions, history = _run(small, tmp_path)
     assert list(predictions) == [
-        "system", "protocol", "fold", "clip_id", "y_true", "y_pred", *(f"p_{g}" for g in GENRES),
-    ]  # fmt: skip
+        "system",
+        "protocol",
+        "fold",
+        "clip_id",
+        "y_true",
+        "y_pred",
+        *(f"p_{g}" for g in GENRES),
+    ]
     for protocol, part in predictions.groupby("protocol"):
         assert sorted(part["clip_id"]) == sorted(small[0]["clip_id"]), protocol
         stored = small[2][small[2]["protocol"] == protocol].set_index("clip_id")["fold"]
@@ -111,9 +119,14 @@ def test_the_svm_goes_the_same_way(small, tmp_path):
     frames[:, 1] += 3 * clips["genre"].factorize()[0][:, None]
     frames[:, 13] = -20
     predictions, history = systems.cross_validate(
-        "svm-mfcc", frames, clips, folds, arrays_key="s", root=tmp_path,
+        "svm-mfcc",
+        frames,
+        clips,
+        folds,
+        arrays_key="s",
+        root=tmp_path,
         settings={"volume_threshold": -40.0, "coding": "onevsone"},
-    )  # fmt: skip
+    )
     assert list(predictions)[:6] == ["system", "protocol", "fold", "clip_id", "y_true", "y_pred"]
     assert not any(c.startswith("p_") for c in predictions)
     assert (predictions["y_true"] == predictions["y_pred"]).mean() > 0.9

@@ -2,7 +2,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from genre_utils.metrics import evaluate, intervals, tables, votes
+from genre_utils.metrics import evaluate, intervals, tables
+from genre_utils.metrics import evaluate as votes
 
 GENRES = ["Classical", "Jazz", "World"]
 
@@ -10,8 +11,13 @@ GENRES = ["Classical", "Jazz", "World"]
 @pytest.fixture
 def clips():
     """12 artists with 2 tracks of 2 clips each."""
-    rows = [(g, f"{g}{a}", f"t{t}", float(c)) for g in GENRES for a in range(4) for t in (0, 1)
-            for c in (0, 29)]  # fmt: skip
+    rows = [
+        (g, f"{g}{a}", f"t{t}", float(c))
+        for g in GENRES
+        for a in range(4)
+        for t in (0, 1)
+        for c in (0, 29)
+    ]
     table = pd.DataFrame(rows, columns=["genre", "artist", "track", "start_s"])
     return table.assign(clip_id=[f"c{i:02d}" for i in range(len(table))], album="al", status="ok")
 
@@ -36,10 +42,25 @@ def predictions(clips):
 def test_the_contract_comes_first_then_intervals_then_songs(predictions, clips):
     table = tables.table1(predictions, clips, n_resamples=300)
     assert list(table) == [
-        "system", "protocol", "accuracy", "f_score", "n_clips", "n_folds", "paper_accuracy",
-        "paper_f_score", "accuracy_lo", "accuracy_hi", "f_score_lo", "f_score_hi", "n_artists",
-        "song_accuracy", "song_accuracy_lo", "song_accuracy_hi", "song_f_score", "n_songs",
-    ]  # fmt: skip
+        "system",
+        "protocol",
+        "accuracy",
+        "f_score",
+        "n_clips",
+        "n_folds",
+        "paper_accuracy",
+        "paper_f_score",
+        "accuracy_lo",
+        "accuracy_hi",
+        "f_score_lo",
+        "f_score_hi",
+        "n_artists",
+        "song_accuracy",
+        "song_accuracy_lo",
+        "song_accuracy_hi",
+        "song_f_score",
+        "n_songs",
+    ]
     plain = evaluate.table1(predictions)
     pd.testing.assert_frame_equal(table[list(plain)], plain)
     assert (table["n_artists"] == 12).all()

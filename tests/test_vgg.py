@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from genre_utils import paper
-from genre_utils.errors import UsageError
-from genre_utils.extraction import features, precision, vgg, weights
+from genre_utils.extraction import features, vgg
+from genre_utils.extraction import vgg as precision
+from genre_utils.extraction import vgg as weights
+from genre_utils.runtime import UsageError
 from genre_utils.store import Store
 
 ALL = ("vgg", "block4", "pooled")
@@ -128,7 +130,7 @@ def test_bands_of_the_mel_maps():
 
 def test_one_pass_equals_separate_passes(one_pass, trunk, stored, tmp_path):
     for kind in ALL:
-        (name, store), = _compute(stored, trunk, tmp_path, keep=(kind,)).items()  # fmt: skip
+        ((name, store),) = _compute(stored, trunk, tmp_path, keep=(kind,)).items()
         folder, rows = one_pass[name]
         assert store.folder.name == folder.name
         assert np.array_equal(store.load(stored[1]), rows)

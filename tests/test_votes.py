@@ -2,18 +2,22 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from genre_utils.errors import GenreUtilsError
-from genre_utils.metrics import evaluate, votes
+from genre_utils.metrics import evaluate
+from genre_utils.metrics import evaluate as votes
+from genre_utils.runtime import GenreUtilsError
 
 CLIPS = pd.DataFrame(
     [
-        ("c3", "A", "x", "al", "t", 0.0), ("c1", "A", "x", "al", "t", 29.0),
-        ("c2", "A", "x", "al", "t", 58.0), ("c4", "B", "y", "al", "t", 0.0),
-        ("c5", "B", "y", "al", "t", 29.0), ("c6", "B", "", "", "", 0.0),
+        ("c3", "A", "x", "al", "t", 0.0),
+        ("c1", "A", "x", "al", "t", 29.0),
+        ("c2", "A", "x", "al", "t", 58.0),
+        ("c4", "B", "y", "al", "t", 0.0),
+        ("c5", "B", "y", "al", "t", 29.0),
+        ("c6", "B", "", "", "", 0.0),
         ("c7", "B", "", "", "", 0.0),
     ],
     columns=["clip_id", "genre", "artist", "album", "track", "start_s"],
-)  # fmt: skip
+)
 
 
 def _predictions(system, answers, proba=None):

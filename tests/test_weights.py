@@ -7,8 +7,8 @@ import zipfile
 import numpy as np
 import pytest
 
-from genre_utils.errors import GenreUtilsError
-from genre_utils.extraction import weights
+from genre_utils.extraction import vgg as weights
+from genre_utils.runtime import GenreUtilsError
 
 # Printed elsewhere for the ImageNet trunk; the last printed digit must agree.
 PUBLISHED = {

@@ -31,11 +31,17 @@ def clip_table(n: int) -> pd.DataFrame:
     artist = i // PER_ARTIST
     return pd.DataFrame(
         {
-            "clip_id": text, "sha256": text, "path": text, "status": "ok", "start_s": i % PER_TRACK,
-            "genre": [paper.GENRES[a % GENRES] for a in artist], "artist": artist.astype(str),
-            "album": artist.astype(str), "track": (i // PER_TRACK).astype(str),
+            "clip_id": text,
+            "sha256": text,
+            "path": text,
+            "status": "ok",
+            "start_s": i % PER_TRACK,
+            "genre": [paper.GENRES[a % GENRES] for a in artist],
+            "artist": artist.astype(str),
+            "album": artist.astype(str),
+            "track": (i // PER_TRACK).astype(str),
         }
-    )  # fmt: skip
+    )
 
 
 def synthetic(root: Path, name: str, n: int, shape: tuple, zeros: float = 0.0) -> Store:
@@ -68,7 +74,7 @@ def features(n: int, root: Path) -> Task:
 def trunk(n: int, root: Path, name: str = "mel") -> Task:
     """Run random mel-spectrograms through the frozen blocks."""
     from genre_utils.extraction import vgg
-    from genre_utils.extraction.weights import load_weights
+    from genre_utils.extraction.vgg import load_weights
 
     store = synthetic(root, name, n, paper.SHAPES[name])
     ids, weights = list(clip_table(n)["sha256"]), load_weights()
@@ -97,7 +103,7 @@ def head(n: int, root: Path) -> Task:
 
 def duplicates(n: int, root: Path) -> Task:
     """Take fingerprints of real files, repeated; compare random ones, which are no duplicates."""
-    from genre_utils.data import duplicates
+    from genre_utils.data import splits as duplicates
 
     os.environ["GENRE_UTILS_CACHE"] = str(root)  # fingerprints are kept in the cache
     compare, (files, ids) = pairs(n, root), _files(n, root)
@@ -106,7 +112,7 @@ def duplicates(n: int, root: Path) -> Task:
 
 def pairs(n: int, root: Path) -> Task:
     """Compare random fingerprints of all clips with each other."""
-    from genre_utils.data import duplicates
+    from genre_utils.data import splits as duplicates
 
     prints = np.random.default_rng(0).random((n, 12, 79), np.float32)
     return lambda: duplicates.similar(prints)
@@ -128,8 +134,9 @@ def tables(n: int, root: Path) -> Task:
     return lambda: tables.table1(predictions, clips)
 
 
-STAGES = {task.__name__: task for task in
-          (features, trunk, trunk_small, head, duplicates, pairs, tables)}  # fmt: skip
+STAGES = {
+    task.__name__: task for task in (features, trunk, trunk_small, head, duplicates, pairs, tables)
+}
 
 
 def peak_memory() -> float:

@@ -8,15 +8,28 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from genre_utils.artefacts import ROOT
 from genre_utils.benchmark import rivals
 from genre_utils.benchmark.rows import Row, seconds
-from genre_utils.errors import UsageError
-from genre_utils.progress import on_terminal, workers
+from genre_utils.runtime import UsageError, on_terminal, workers
+from genre_utils.store import ROOT
 
 # Beginnings of the stages' names, in the order of the report.
-ORDER = ("whole", "features", "mel", "mfcc", "chroma", "trunk", "head", "memory", "growth",
-         "start-up", "repeated", "same", "cost", "storage")  # fmt: skip
+ORDER = (
+    "whole",
+    "features",
+    "mel",
+    "mfcc",
+    "chroma",
+    "trunk",
+    "head",
+    "memory",
+    "growth",
+    "start-up",
+    "repeated",
+    "same",
+    "cost",
+    "storage",
+)
 
 
 def add_parsers(commands: argparse._SubParsersAction) -> None:
@@ -28,8 +41,12 @@ def add_parsers(commands: argparse._SubParsersAction) -> None:
     )
     add = command.add_argument
     add("--clips", type=int, default=72, metavar="N", help="clips to time with (default: 72)")
-    add("--against", default="naive", metavar="LIST",
-        help=f"some of {','.join(rivals.CHOICES)}; naive is always measured")  # fmt: skip
+    add(
+        "--against",
+        default="naive",
+        metavar="LIST",
+        help=f"some of {','.join(rivals.CHOICES)}; naive is always measured",
+    )
     add("--out", default="", metavar="DIR", help="results (default: figures/benchmark)")
     add("--repeats", type=int, default=3, metavar="R", help="timed rounds (default: 3)")
     add("--dataset", default="demo", metavar="NAME", help="data set (default: demo)")
@@ -50,9 +67,11 @@ def main_benchmark(arguments: argparse.Namespace) -> int:
     last = growth.repeated_run(arguments.run)
     clips, folder = choose(arguments.dataset, arguments.data_dir, arguments.clips, trunk.FOLDS)
     facts = machine.describe() | {
-        "clips": len(clips), "corpus": arguments.dataset, "repeats": arguments.repeats,
+        "clips": len(clips),
+        "corpus": arguments.dataset,
+        "repeats": arguments.repeats,
         "against": rivals.versions(asked),
-    }  # fmt: skip
+    }
     out, text = Path(arguments.out or ROOT / "figures" / "benchmark"), ""
     with tempfile.TemporaryDirectory(prefix="genre-utils-benchmark-") as root:
         # Written after each stage: a run that is stopped leaves what it has measured.
@@ -78,7 +97,7 @@ def choose(name: str, data_dir: str, n: int, folds: int) -> tuple[pd.DataFrame, 
         Too few for ``folds`` folds of every genre.
     """
     from genre_utils.data import datasets
-    from genre_utils.data.clip_table import spread
+    from genre_utils.data.datasets import spread
 
     jobs = workers(0)
     clips, _ = datasets.load_clips(name, data_dir or None, jobs=jobs)
@@ -91,8 +110,9 @@ def choose(name: str, data_dir: str, n: int, folds: int) -> tuple[pd.DataFrame, 
             f"--clips {n} gives a genre of {name} fewer than {folds} clips; at least {needed}"
         )
     digests = datasets.audio_digests(clips, folder, jobs=jobs)
-    clips = clips.assign(sha256=clips["clip_id"].map(digests), y=np.unique(
-        clips["genre"], return_inverse=True)[1]).drop_duplicates("sha256")  # fmt: skip
+    clips = clips.assign(
+        sha256=clips["clip_id"].map(digests), y=np.unique(clips["genre"], return_inverse=True)[1]
+    ).drop_duplicates("sha256")
     return clips.reset_index(drop=True), folder
 
 
@@ -100,7 +120,7 @@ def _measure(
     clips: pd.DataFrame, folder: Path, root: Path, asked: list[str], repeats: int
 ) -> Iterator[list[Row]]:
     from genre_utils.benchmark import growth, stages, trunk
-    from genre_utils.extraction.weights import load_weights
+    from genre_utils.extraction.vgg import load_weights
 
     files = [folder / path for path in clips["path"]]
     bench = stages.Bench(

@@ -11,10 +11,11 @@ from pathlib import Path
 import nbformat
 import numpy as np
 
-from genre_utils import paper, progress
+from genre_utils import paper
+from genre_utils import runtime as progress
 from genre_utils.benchmark.rows import Row
-from genre_utils.errors import GenreUtilsError
 from genre_utils.run import notebooks
+from genre_utils.runtime import GenreUtilsError
 
 SIZES = (1000, 2000, 4000)
 # Sizes of each stage's measurement. Where 5,500 clips would take long, memory is extrapolated.
@@ -28,10 +29,14 @@ PLAN = {
     "tables": (*SIZES, paper.N_CLIPS),
 }
 LABELS = {
-    "features": "features", "trunk": "trunk", "trunk_small": "trunk on MFCC images",
-    "head": "head, one fold and epoch", "duplicates": "duplicates by sound",
-    "pairs": "comparing all pairs alone", "tables": "Table 1",
-}  # fmt: skip
+    "features": "features",
+    "trunk": "trunk",
+    "trunk_small": "trunk on MFCC images",
+    "head": "head, one fold and epoch",
+    "duplicates": "duplicates by sound",
+    "pairs": "comparing all pairs alone",
+    "tables": "Table 1",
+}
 Found = list[list[float]]
 
 
@@ -88,16 +93,18 @@ def growth_row(stage: str, found: Found) -> Row:
     detail = ", ".join(f"{n:,}: {times[n]:.2f} s" for n in SIZES)
     # The pairs are a part of the duplicates' stage, and quadratic by their nature: no target.
     name, target = f"growth: {LABELS[stage]}", "" if stage == "pairs" else "ours <= 1.1"
-    return Row(name, last / first, "time per clip, 4,000 to 1,000 clips", target=target,
-               detail=detail)  # fmt: skip
+    return Row(
+        name, last / first, "time per clip, 4,000 to 1,000 clips", target=target, detail=detail
+    )
 
 
 def start_up(repeats: int) -> Row:
     """Time of the imports of the command line and of each notebook, TensorFlow's own left out."""
     lines = {"command line": "from genre_utils import __main__\n__main__.parser()"}
     lines |= {path.stem: imports(path) for path in notebooks()}
-    took = {name: np.median([_import_time(one) for _ in range(repeats)]) for name, one in
-            lines.items()}  # fmt: skip
+    took = {
+        name: np.median([_import_time(one) for _ in range(repeats)]) for name, one in lines.items()
+    }
     slowest = max(took, key=took.get)
     detail = f"slowest of {len(took)}: {slowest}; command line {took['command line']:.2f} s"
     return Row("start-up", float(took[slowest]), "s", target="ours < 5", detail=detail)

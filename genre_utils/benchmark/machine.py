@@ -10,8 +10,8 @@ import joblib
 import numba
 import numpy as np
 
-from genre_utils.artefacts import today, versions
 from genre_utils.benchmark.rows import seconds
+from genre_utils.store import today, versions
 
 FLAGS = ("avx2", "fma", "avx512f", "avx512_bf16", "amx_tile", "amx_bf16")
 

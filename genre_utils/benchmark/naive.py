@@ -12,8 +12,8 @@ import numpy as np
 
 from genre_utils import paper
 from genre_utils.backend import keras
-from genre_utils.extraction.weights import Arrays, build_trunk
-from genre_utils.models.head import build_head
+from genre_utils.extraction.vgg import Arrays, build_trunk
+from genre_utils.models.cnn import build_head
 
 
 def clip_features(path: str | Path) -> dict[str, np.ndarray]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from genre_utils.benchmark.rows import COLUMNS, Row, frame
-from genre_utils.plots.style import GREEN, ORANGE, canvas, finish, save, styled
+from genre_utils.plots.clip_figures import GREEN, ORANGE, canvas, finish, save, styled
 from genre_utils.store import write_json, write_text
 
 SHOWN = (0.1, 1000)  # margins beyond these are drawn at the edge

@@ -8,8 +8,8 @@ from pathlib import Path
 import joblib
 import numpy as np
 
-from genre_utils.errors import GenreUtilsError, UsageError
-from genre_utils.extraction.weights import LAYERS, Arrays
+from genre_utils.extraction.vgg import LAYERS, Arrays
+from genre_utils.runtime import GenreUtilsError, UsageError
 
 # Name -> pip package. All run with as many threads as there are processors.
 RIVALS = {"onnxruntime": "onnxruntime", "openvino": "openvino", "torch": "torch"}
@@ -114,9 +114,10 @@ def _openvino(path: Path) -> Forward:
 
     # Without the hint it takes bfloat16 where the processor knows it.
     how = {
-        "INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": joblib.cpu_count(),
+        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_NUM_THREADS": joblib.cpu_count(),
         "PERFORMANCE_HINT": "LATENCY",
-    }  # fmt: skip
+    }
     model = openvino.Core().compile_model(str(path), "CPU", how)
     return lambda images: model(images)[0]
 

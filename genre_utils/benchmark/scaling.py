@@ -4,13 +4,16 @@ import pandas as pd
 
 from genre_utils import paper
 from genre_utils.benchmark.report import number, processor
-from genre_utils.extraction import batch, features, vgg
+from genre_utils.extraction import features, vgg
+from genre_utils.extraction import features as batch
 
 SIZES = {"the paper's": paper.N_CLIPS, "FMA-full": 106_574, "10^8": 100_000_000}
 COSTS = {"features": "cost: features", "trunk": "cost: trunk"}
 STORED = {
-    "sound files": "storage: sound files", "features": "storage: features", "maps": "storage: maps",
-}  # fmt: skip
+    "sound files": "storage: sound files",
+    "features": "storage: features",
+    "maps": "storage: maps",
+}
 EPOCHS, STEP = paper.TRAINING["epochs"], paper.TRAINING["batch_size"]
 SHARD_BYTES = 10**9  # of an object in the layout that is proposed
 
@@ -97,24 +100,33 @@ def page(table: pd.DataFrame, machine: dict) -> str:
     per_object = SHARD_BYTES / stored["maps"]
     inputs = stored["maps"] / 2  # float16
     return PAGE.format(
-        machine=processor(machine), epochs=EPOCHS, step=STEP, n_clips=f"{paper.N_CLIPS:,}",
+        machine=processor(machine),
+        epochs=EPOCHS,
+        step=STEP,
+        n_clips=f"{paper.N_CLIPS:,}",
         names=" | ".join(f"{name}: {n:,}" for name, n in SIZES.items()),
-        cost_rows=_rows(costs | training, 3600), stored_rows=_rows(stored, 1e12),
+        cost_rows=_rows(costs | training, 3600),
+        stored_rows=_rows(stored, 1e12),
         trunk_share=costs["trunk"] / sum(costs.values()),
         trunk_days=number(costs["trunk"] * most / 1000 / 86400),
-        paper_steps=number(EPOCHS * paper.N_CLIPS / STEP), pass_steps=number(most / STEP),
+        paper_steps=number(EPOCHS * paper.N_CLIPS / STEP),
+        pass_steps=number(most / STEP),
         clips_in_memory=number(machine["memory_gb"] * 1e9 / stored["maps"]),
         fma_maps=number(stored["maps"] * SIZES["FMA-full"] / 1e9),
         head_memory=number(ours["memory: head, one fold and epoch"]),
-        shard=vgg.SHARD, chunk=batch.CHUNK, map_kb=number(stored["maps"] / 1e3),
-        map_files=number(files["map"]), feature_files=number(files["feature"]),
+        shard=vgg.SHARD,
+        chunk=batch.CHUNK,
+        map_kb=number(stored["maps"] / 1e3),
+        map_files=number(files["map"]),
+        feature_files=number(files["feature"]),
         list_hours=number(sum(files.values()) / 10_000 / 3600),
         pairs_growth=number(ours["growth: comparing all pairs alone"]),
-        clips_per_object=number(per_object), objects=number(most / per_object),
+        clips_per_object=number(per_object),
+        objects=number(most / per_object),
         weights=number(inputs * paper.HEAD["units"][0] / 1e6),
         features_share=costs["features"] / costs["trunk"],
         features_tb=number(stored["features"] * most / 1e12),
-    )  # fmt: skip
+    )
 
 
 def _rows(values: dict[str, float], unit: float) -> str:

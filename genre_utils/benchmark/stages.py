@@ -16,8 +16,8 @@ from genre_utils.benchmark.machine import memory_available, streaming_seconds
 from genre_utils.benchmark.rows import Row, alternate
 from genre_utils.extraction import features as fast
 from genre_utils.extraction import vgg
-from genre_utils.extraction.weights import Weights
-from genre_utils.models.head import HeadClassifier
+from genre_utils.extraction.vgg import Weights
+from genre_utils.models.cnn import HeadClassifier
 from genre_utils.store import Store
 
 WORKERS = 2
@@ -103,15 +103,29 @@ def extraction(bench: Bench) -> list[Row]:
     }
     took = alternate(tasks, bench.repeats)
     rows = [
-        Row("features", n / took["ours"], "clips/s", n / took["plain"], "ratio >= 3",
-            f"{n} files, {WORKERS} workers against one plain librosa loop", more_is_better=True),
+        Row(
+            "features",
+            n / took["ours"],
+            "clips/s",
+            n / took["plain"],
+            "ratio >= 3",
+            f"{n} files, {WORKERS} workers against one plain librosa loop",
+            more_is_better=True,
+        ),
         Row("cost: features", WORKERS * took["ours"] / n, "core-s/clip"),
-    ]  # fmt: skip
+    ]
     for name, (unit, limit) in TOLERANCES.items():
         apart = np.abs(bench.stores[name].load(bench.ids) - bench.plain[name]).max()
         detail = "over all values of all clips, against librosa's own calls"
-        rows.append(Row(f"{name}: largest difference", float(apart), unit,
-                        target=f"ours <= {limit:g}", detail=detail))  # fmt: skip
+        rows.append(
+            Row(
+                f"{name}: largest difference",
+                float(apart),
+                unit,
+                target=f"ours <= {limit:g}",
+                detail=detail,
+            )
+        )
     sizes = {name: store.load(bench.ids[:1]).nbytes for name, store in bench.stores.items()}
     parts = ", ".join(f"{name} {size:,}" for name, size in sizes.items())
     rows.append(Row("storage: features", sum(sizes.values()), "bytes/clip", detail=parts))
@@ -145,13 +159,27 @@ def head(bench: Bench) -> list[Row]:
     limit = 1000 * streaming_seconds(inputs * paper.HEAD["units"][0], 3, bench.repeats)
     training = paper.TRAINING["epochs"] * joblib.cpu_count() * ours / 1000 / STEP
     return [
-        Row("head", ours, "ms/step", plain, "ratio >= 2.5",
-            f"{inputs:,} inputs, batches of {STEP}, {(maps == 0).mean():.0%} of the values are 0"),
-        Row("head: share of the memory's speed", limit / ours, "",
-            detail=f"weights and Adam's two moments read and written once: {limit:.1f} ms"),
-        Row("cost: head", training, "core-s/clip",
-            detail=f"one fold, {paper.TRAINING['epochs']} epochs"),
-    ]  # fmt: skip
+        Row(
+            "head",
+            ours,
+            "ms/step",
+            plain,
+            "ratio >= 2.5",
+            f"{inputs:,} inputs, batches of {STEP}, {(maps == 0).mean():.0%} of the values are 0",
+        ),
+        Row(
+            "head: share of the memory's speed",
+            limit / ours,
+            "",
+            detail=f"weights and Adam's two moments read and written once: {limit:.1f} ms",
+        ),
+        Row(
+            "cost: head",
+            training,
+            "core-s/clip",
+            detail=f"one fold, {paper.TRAINING['epochs']} epochs",
+        ),
+    ]
 
 
 def our_fit(X: np.ndarray, y: np.ndarray, epochs: int, seed: int = 0) -> HeadClassifier:
@@ -184,6 +212,12 @@ def experiment(bench: Bench, found: dict[str, Row]) -> list[Row]:
         f"{PAPER_FOLDS} folds {once:.4f} s, head {training:.3f} s"
     )
     return [
-        Row("whole CNN experiment", once + training, "s per clip and fold", plain, "ratio >= 200",
-            detail)
-    ]  # fmt: skip
+        Row(
+            "whole CNN experiment",
+            once + training,
+            "s per clip and fold",
+            plain,
+            "ratio >= 200",
+            detail,
+        )
+    ]

@@ -11,10 +11,9 @@ from genre_utils.backend import tf
 from genre_utils.benchmark import naive, rivals
 from genre_utils.benchmark.rows import Row, alternate
 from genre_utils.benchmark.stages import Bench, our_fit
-from genre_utils.errors import GenreUtilsError
 from genre_utils.extraction import vgg
-from genre_utils.extraction.precision import smallest_cosine
-from genre_utils.extraction.weights import build_trunk
+from genre_utils.extraction.vgg import build_trunk, smallest_cosine
+from genre_utils.runtime import GenreUtilsError
 
 TIMED_IMAGES = 32
 FOLDS, EPOCHS = 4, 25  # of the heads whose predictions are compared; epochs as the demo profile
@@ -40,10 +39,17 @@ def trunk(bench: Bench) -> list[Row]:
         f"images and storing the maps; float32: {others}; best: {best}"
     )
     rows = [
-        Row("trunk", rates["ours"], "images/s", rates[best], "ratio >= 0.9", detail,
-            more_is_better=True),
+        Row(
+            "trunk",
+            rates["ours"],
+            "images/s",
+            rates[best],
+            "ratio >= 0.9",
+            detail,
+            more_is_better=True,
+        ),
         Row("cost: trunk", joblib.cpu_count() / rates["ours"], "core-s/clip"),
-    ]  # fmt: skip
+    ]
     return rows + (_rounding(bench) if used == "bfloat16" else [])
 
 
@@ -75,10 +81,14 @@ def _rounding(bench: Bench) -> list[Row]:
     n = len(bench.ids)
     return [
         Row("trunk: smallest cosine of bfloat16 maps", cosine, "", detail=f"{n} clips"),
-        Row("trunk: predictions that bfloat16 changes", int((one != other).sum()), "clips",
+        Row(
+            "trunk: predictions that bfloat16 changes",
+            int((one != other).sum()),
+            "clips",
             detail=f"of {n}, {FOLDS} folds, {EPOCHS} epochs; right: "
-            f"{(one == bench.y).sum()} with bfloat16, {(other == bench.y).sum()} with float32"),
-    ]  # fmt: skip
+            f"{(one == bench.y).sum()} with bfloat16, {(other == bench.y).sum()} with float32",
+        ),
+    ]
 
 
 def agreement(bench: Bench) -> list[Row]:
@@ -98,9 +108,14 @@ def agreement(bench: Bench) -> list[Row]:
         f"({vgg.trunk_precision(bench.weights).precision} trunk), sums run in another order"
     )
     return [
-        Row("same results: difference of accuracies", abs(right - plain_right), "",
-            target=f"ours <= {error:.4f}", detail=detail)
-    ]  # fmt: skip
+        Row(
+            "same results: difference of accuracies",
+            abs(right - plain_right),
+            "",
+            target=f"ours <= {error:.4f}",
+            detail=detail,
+        )
+    ]
 
 
 def fold_predictions(maps: np.ndarray, y: np.ndarray, predict: Callable) -> np.ndarray:

@@ -4,10 +4,10 @@ import argparse
 import json
 from pathlib import Path
 
-from genre_utils.data import datasets, magnatagatune, releases
+from genre_utils.data import datasets, magnatagatune
+from genre_utils.data import download as releases
 from genre_utils.data.splits import PROTOCOLS
-from genre_utils.errors import UsageError
-from genre_utils.progress import on_terminal, workers
+from genre_utils.runtime import UsageError, on_terminal, workers
 
 
 def add_parsers(commands: argparse._SubParsersAction) -> None:
@@ -34,20 +34,31 @@ def add_parsers(commands: argparse._SubParsersAction) -> None:
     _add_place(one, names)
     add = one.add_argument
     add("--out", required=True, metavar="CSV", help="the clip table to write")
-    add("--multi-genre", choices=magnatagatune.MULTI_GENRE, help="magnatagatune: albums with "
-        "several genres get the first listed, or are refused (default: first)")  # fmt: skip
+    add(
+        "--multi-genre",
+        choices=magnatagatune.MULTI_GENRE,
+        help="magnatagatune: albums with "
+        "several genres get the first listed, or are refused (default: first)",
+    )
     add("--max-per-genre", type=int, default=0, metavar="N", help="at most N clips a genre")
     add("--seed", type=int, default=0, help="of the choice of clips and of the folds")
     add("--by-sound", action="store_true", help="look for duplicates by chromagram, too")
     add("--export-split", metavar="CSV", help="draw folds and write them for others to use")
     add("--use-split", metavar="CSV", help="keep to the clips and folds of such a file")
     add("--folds", type=int, default=10, metavar="K", help="of --export-split (default: 10)")
-    # fmt: off
-    add("--min-artists", type=int, default=5, metavar="N",
-        help="of --export-split: a genre with fewer artists is left out (default: 5)")
-    add("--protocols", default="random,artist", metavar="LIST",
-        help=f"of --export-split: some of {','.join(PROTOCOLS)} (default: random,artist)")
-    # fmt: on
+    add(
+        "--min-artists",
+        type=int,
+        default=5,
+        metavar="N",
+        help="of --export-split: a genre with fewer artists is left out (default: 5)",
+    )
+    add(
+        "--protocols",
+        default="random,artist",
+        metavar="LIST",
+        help=f"of --export-split: some of {','.join(PROTOCOLS)} (default: random,artist)",
+    )
     one.set_defaults(func=main_clips)
 
 
@@ -81,7 +92,7 @@ def main_download(arguments: argparse.Namespace) -> int:
 
 def main_validate(arguments: argparse.Namespace) -> int:
     """Print what is wrong; 1 if anything beyond the known bad files is."""
-    from genre_utils.data.validation import FAULTS, validate
+    from genre_utils.data.datasets import FAULTS, validate
 
     on_terminal()
     report = validate(arguments.name, arguments.data_dir or None, jobs=workers(arguments.jobs))
@@ -100,7 +111,9 @@ def main_validate(arguments: argparse.Namespace) -> int:
 
 def main_clips(arguments: argparse.Namespace) -> int:
     """Write the clip table, and folds where asked for; print the counts as JSON."""
-    from genre_utils.data import duplicates, split_file, splits
+    from genre_utils.data import splits
+    from genre_utils.data import splits as duplicates
+    from genre_utils.data import splits as split_file
     from genre_utils.store import write_text
 
     if arguments.export_split and arguments.use_split:

@@ -1,4 +1,12 @@
-"""The demo corpus: music composed and rendered on the machine, from pip packages alone.
+"""Invented artists of the demo corpus and what is decided before a track's first note.
+
+The rules are data (``demo_genres.yml``). An artist draws lasting traits from its genre's rules; a
+track draws what is left from the artist's habits. Every draw is seeded by what it is for, so one
+track is the same whatever else is made.
+
+Composition of the demo corpus: a track's decisions become notes.
+
+The demo corpus: music composed and rendered on the machine, from pip packages alone.
 
 It shows that the pipeline works; it says nothing about real music. Every file depends on the seed,
 its artist and its number alone, and is bit-identical on repeat on one machine.
@@ -6,12 +14,16 @@ its artist and its number alone, and is bit-identical on repeat on one machine.
 
 import io
 import json
+import math
 import re
 import sys
 import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import librosa
 import midirenderer
@@ -19,31 +31,343 @@ import numpy as np
 import pandas as pd
 import pretty_midi
 import soundfile
+import yaml
 from joblib import Parallel, delayed
 from scipy import signal
 
-from genre_utils.data import demo_artists, demo_music
-from genre_utils.data.demo_artists import (
-    GENRES,
-    RULES,
-    Artist,
-    draw_artist,
-    draw_track,
-    seeded,
-    titles,
-)
-from genre_utils.errors import GenreUtilsError, UsageError
-from genre_utils.extraction.audio import SAMPLE_RATE
-from genre_utils.progress import progress
+from genre_utils.data.audio import SAMPLE_RATE
+from genre_utils.runtime import GenreUtilsError, UsageError, progress
 from genre_utils.store import code_version, digest, write_atomic, write_json, write_text
 
+demo_artists = sys.modules[__name__]
+demo_music = sys.modules[__name__]
+
+# ---- data.demo_artists ----
+RULES_FILE = Path(__file__).with_name("demo_genres.yml")
+RULES = yaml.safe_load(RULES_FILE.read_text(encoding="utf-8"))
+GENRES = RULES["genres"]
+FAVOURITES = 2  # options of each list that an artist uses
+LIKELIER = 1.7
+BORROWS = 0.35  # chance that an artist has one instrument of a neighbouring genre
+
+
+def seeded(*what: str | int) -> np.random.Generator:
+    """Random numbers that depend on ``what`` they are for alone."""
+    return np.random.default_rng(int(digest(list(what))[:16], 16))
+
+
+@dataclass(frozen=True)
+class Artist:
+    """Lasting traits: what all tracks of one invented artist share.
+
+    ``programs`` and ``balance`` (velocity) go by role; ``keys`` are semitones from C; ``pace`` is
+    a place in the genre's tempo range (0..1); ``looseness`` is in seconds.
+    """
+
+    seed: int
+    genre: str
+    name: str
+    programs: dict[str, int]
+    balance: dict[str, float]
+    keys: tuple[int, ...]
+    pace: float
+    looseness: float
+    mix: dict[str, Any]
+
+    def favourites(self, what: str, options: Sequence) -> list:
+        """Return the few of ``options`` that this artist ever uses."""
+        order = seeded(self.seed, self.genre, self.name, what).permutation(len(options))
+        return [options[i] for i in order[:FAVOURITES]]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One role in one track: its instrument and how it plays."""
+
+    role: str
+    program: int
+    level: float
+    presence: float
+    pattern: dict[str, str] | None = None
+    octave: int = 4
+    gate: float = 1.0
+    rest: float = 0.0
+    grace: float = 0.0
+    pick: str = "block"
+    rhythm: str = "hold"
+
+
+@dataclass(frozen=True)
+class Track:
+    """Everything decided before the first note; ``rules`` names the genre it follows."""
+
+    artist: Artist
+    number: int
+    rules: str
+    tempo: float
+    steps: int
+    swing: float
+    key: int
+    scale: list[int]
+    harmony: list[int]
+    voicing: list[int]
+    progression: list[int]
+    bars_per_chord: int
+    dynamics: tuple[float, float]
+    parts: tuple[Part, ...]
+
+    @property
+    def step_s(self) -> float:
+        """Length of a sixteenth in seconds."""
+        return 15.0 / self.tempo
+
+    def chord(self, bar: int) -> list[int]:
+        """Chord of a bar, in semitones above the key note."""
+        root = self.progression[bar // self.bars_per_chord % len(self.progression)]
+        return [semitones(self.harmony, root + step) for step in self.voicing]
+
+
+def draw_artist(seed: int, genre: str, index: int) -> Artist:
+    """Invent the ``index``-th artist of a genre."""
+    rules, name = GENRES[genre], GENRES[genre]["artists"][index]
+    rng = seeded(seed, genre, name)
+    programs = {}
+    for other in [*rules["neighbours"], genre]:  # a neighbour's where the genre lacks the role
+        parts = GENRES[other]["parts"]
+        programs |= {role: _program(part, rng) for role, part in parts.items()}
+    if rng.random() < BORROWS:
+        parts = GENRES[str(rng.choice(list(rules["neighbours"])))]["parts"]
+        role = str(rng.choice(list(parts)))
+        programs[role] = _program(parts[role], rng)
+    mix = {name: float(rng.uniform(low, high)) for name, (low, high) in rules["mix"].items()}
+    return Artist(
+        seed=seed,
+        genre=genre,
+        name=name,
+        programs=programs,
+        balance={role: float(rng.normal(0, 6)) for role in programs},
+        keys=tuple(int(key) for key in rng.choice(np.arange(-6, 6), 3, replace=False)),
+        pace=float(rng.uniform(0.1, 0.9)),
+        looseness=float(rng.uniform(0.001, 0.018)),
+        mix=mix | {"bands": rng.normal(0, 1.2, 8).tolist()},
+    )
+
+
+def draw_track(artist: Artist, number: int) -> Track:
+    """Decide the ``number``-th track: mostly the artist's genre, sometimes a neighbouring one."""
+    rng = seeded(artist.seed, artist.genre, artist.name, "track", number)
+    chances = GENRES[artist.genre]["neighbours"]
+    names = [*chances, artist.genre]
+    genre = str(rng.choice(names, p=[*chances.values(), 1 - sum(chances.values())]))
+    rules = GENRES[genre]
+
+    def one(what: str, options: Sequence) -> Any:  # noqa: ANN401
+        usual = artist.favourites(f"{genre} {what}", options)
+        return usual[rng.integers(len(usual))]
+
+    low, high = rules["tempo"]
+    mode = one("modes", rules["modes"])
+    return Track(
+        artist=artist,
+        number=number,
+        rules=genre,
+        tempo=low + (high - low) * float(np.clip(artist.pace + rng.normal(0, 0.08), 0, 1)),
+        steps=round(4 * one("metre", rules["metre"])),
+        swing=one("swing", rules["swing"]),
+        key=artist.keys[rng.integers(len(artist.keys))],
+        scale=RULES["scales"][mode],
+        harmony=RULES["scales"][RULES["harmony"].get(mode, mode)],
+        voicing=RULES["chords"][one("chords", rules["chords"])],
+        progression=one("progressions", rules["progressions"]),
+        bars_per_chord=one("bars_per_chord", rules["bars_per_chord"]),
+        dynamics=tuple(rules["dynamics"]),
+        parts=tuple(_part(artist, role, part, one) for role, part in rules["parts"].items()),
+    )
+
+
+def titles(artist: Artist, n: int) -> list[str]:
+    """Invent ``n`` different titles for an artist's tracks and albums."""
+    first, second = RULES["titles"]["first"], RULES["titles"]["second"]
+    rng = seeded(artist.seed, artist.genre, artist.name, "titles")
+    picked = rng.choice(len(first) * len(second), n, replace=False)
+    return [f"{first[i // len(second)]} {second[i % len(second)]}" for i in picked]
+
+
+def _program(part: dict, rng: np.random.Generator) -> int:
+    """Draw an instrument; each is `LIKELIER` times as likely as the next in the list."""
+    weights = LIKELIER ** -np.arange(float(len(part["programs"])))
+    return int(rng.choice(part["programs"], p=weights / weights.sum()))
+
+
+def _part(artist: Artist, role: str, rules: dict, one: Any) -> Part:  # noqa: ANN401
+    lists = {name: rules[name] for name in ("pick", "rhythm") if name in rules}
+    drawn = {name: one(f"{role} {name}", options) for name, options in lists.items()}
+    if "patterns" in rules:
+        drawn["pattern"] = RULES["patterns"][one("patterns", rules["patterns"])]
+    fixed = {name: rules[name] for name in ("octave", "gate", "rest", "grace") if name in rules}
+    level = rules["level"] + artist.balance[role]
+    return Part(role, artist.programs[role], level, rules["presence"], **fixed, **drawn)
+
+
+def semitones(scale: list[int], degree: int) -> int:
+    """Semitones from the key note to a scale degree, which may lie in any octave."""
+    return scale[degree % len(scale)] + 12 * (degree // len(scale))
+
+
+# ---- data.demo_music ----
+FORM = "AABA"
+SECTION_S = 12.0  # shortest section in seconds
+PHRASE = 4  # bars after which a tune starts again
+LOUDNESS = {"X": 1.15, "x": 1.0, "o": 0.75}
+STEPS = np.array([-3, -2, -1, -1, 0, 1, 1, 2, 3])  # a tune's moves in scale degrees
+
+Event = tuple[float, float, int, float]  # start and length in sixteenths, pitch, velocity
+
+
+def compose(track: Track, length: float) -> pretty_midi.PrettyMIDI:
+    """Write the notes of at least ``length`` seconds.
+
+    Returns
+    -------
+    pretty_midi.PrettyMIDI
+        One instrument per role of the track, named after it; a role that never plays is absent.
+    """
+    rng = seeded(track.artist.seed, track.artist.genre, track.artist.name, "notes", track.number)
+    bars = math.ceil(length / (track.steps * track.step_s)) + 1
+    section = len(track.progression) * track.bars_per_chord
+    section *= math.ceil(SECTION_S / (section * track.steps * track.step_s))
+    letters = [FORM[bar // section % len(FORM)] for bar in range(bars)]
+    marks = rng.uniform(*track.dynamics, bars // section + 2)
+    swell = np.interp(np.arange(bars), section * np.arange(len(marks)), marks)
+    ever_present = max(track.parts, key=lambda part: part.presence)
+    score = pretty_midi.PrettyMIDI()
+    for part in track.parts:
+        plays = {x: part is ever_present or rng.random() < part.presence for x in "AB"}
+        tunes = {x: _tune(part.rest, rng) for x in "AB"}
+        voice = pretty_midi.Instrument(part.program, part.role == "drums", part.role)
+        for bar, letter in enumerate(letters):
+            if not plays[letter]:
+                continue
+            if part.pattern:
+                events = _drum_events(track, part.pattern, bar)
+            else:
+                events = _tonal_events(track, part, bar, tunes[letter], rng)
+            voice.notes += [_note(track, part.level * swell[bar], bar, e, rng) for e in events]
+        if voice.notes:
+            score.instruments.append(voice)
+    return score
+
+
+def _bar_of(rhythm: str, bar: int, steps: int) -> list[tuple[int, float]]:
+    text = rhythm[16 * (bar % (len(rhythm) // 16)) :][:steps]
+    return [(step, LOUDNESS[sign]) for step, sign in enumerate(text) if sign != "."]
+
+
+def _drum_events(track: Track, pattern: dict[str, str], bar: int) -> list[Event]:
+    return [
+        (step, 1.0, RULES["drums"][piece], loudness)
+        for piece, rhythm in pattern.items()
+        for step, loudness in _bar_of(rhythm, bar, track.steps)
+    ]
+
+
+def _tonal_events(
+    track: Track, part: Part, bar: int, tune: list[int | None], rng: np.random.Generator
+) -> list[Event]:
+    if part.rhythm == "hold":
+        starts = [(0, 1.0)] if bar % track.bars_per_chord == 0 else []
+        ends = [track.steps * track.bars_per_chord]
+    else:
+        starts = _bar_of(part.rhythm, bar, track.steps)
+        ends = [step for step, _ in starts[1:]] + [track.steps]
+    base = 12 * (part.octave + 1) + track.key
+    count = bar % PHRASE * len(starts)  # place of the bar's first note in the phrase
+    events: list[Event] = []
+    for i, ((step, loudness), end) in enumerate(zip(starts, ends, strict=False)):
+        if part.pick == "tune":
+            pitches = _tune_pitch(track, bar, step, tune[(count + i) % len(tune)])
+        else:
+            pitches = _pick(track, part, bar, i, len(starts), rng)
+        for pitch in pitches:
+            length = (end - step) * part.gate
+            events.append((step, length, base + pitch, loudness))
+            if rng.random() < part.grace:
+                events.append((step - 0.5, 0.5, base + pitch + track.scale[1], 0.8 * loudness))
+    return events
+
+
+def _pick(
+    track: Track, part: Part, bar: int, i: int, n: int, rng: np.random.Generator
+) -> list[int]:
+    """Pitches of the ``i``-th of a bar's ``n`` onsets, in semitones above the part's base."""
+    chord = track.chord(bar)
+    root = chord[0] % 12
+    close = sorted({tone % 12 for tone in chord})
+    ladder = close + [tone + 12 for tone in close]
+    there_and_back = ladder + ladder[-2:0:-1]
+    match part.pick:
+        case "block":  # low voices keep the chord's own spacing, high ones stay close together
+            return [root + tone - chord[0] for tone in chord] if part.octave < 4 else close
+        case "up":
+            return [ladder[i % len(ladder)]]
+        case "updown":
+            return [there_and_back[(bar % 2 * n + i) % len(there_and_back)]]
+        case "random":
+            return [int(rng.choice(ladder))]
+        case "fifth":
+            return [root + 7 * (i % 2)]
+        case "octave":
+            return [root + 12 * (i % 2)]
+        case "drone":
+            return [0, 7]
+        case "walk" if i == n - 1 and n > 1:  # lead into the next chord by a semitone
+            return [track.chord(bar + 1)[0] % 12 + int(rng.choice([-1, 1]))]
+        case "walk" if i > 0:
+            return [int(rng.choice(close))]
+        case "walk" | "root":
+            return [root]
+    raise ValueError(f"unknown pick {part.pick!r} in {RULES_FILE.name}")
+
+
+def _tune(rest: float, rng: np.random.Generator) -> list[int | None]:
+    """Scale degrees of a phrase, None for a rest: a random walk folded into -3..9."""
+    walk = np.cumsum(rng.choice(STEPS, 24)) % 24
+    silent = rng.random(len(walk)) < rest
+    return [None if q else int(min(d, 24 - d)) - 3 for d, q in zip(walk, silent, strict=True)]
+
+
+def _tune_pitch(track: Track, bar: int, step: int, degree: int | None) -> list[int]:
+    if degree is None:
+        return []
+    pitch = semitones(track.scale, degree)
+    if step % 8 == 0:  # strong beats take the nearest note of the chord
+        tones = [tone % 12 + octave for tone in track.chord(bar) for octave in (-12, 0, 12)]
+        pitch = min(tones, key=lambda tone: (abs(tone - pitch), tone))
+    return [pitch]
+
+
+def _note(
+    track: Track, level: float, bar: int, event: Event, rng: np.random.Generator
+) -> pretty_midi.Note:
+    step, length, pitch, loudness = event
+    late = 2 * track.swing if step % 4 == 2 else 0.0
+    start = (bar * track.steps + step + late) * track.step_s
+    start = max(0.0, start + rng.normal(0, track.artist.looseness))
+    velocity = int(np.clip(level * loudness + rng.normal(0, 4), 12, 127))
+    return pretty_midi.Note(velocity, pitch, start, start + max(length * track.step_s, 0.05))
+
+
+# ---- data.demo ----
 LABEL = "demo corpus (synthesised)"
 CLIP_S = 29
 SLOT_S = 31  # each clip lies somewhere in its own stretch of the track
 ALBUMS = 2
 SIZE = {
-    "genres": tuple(GENRES), "artists_per_genre": 5, "tracks_per_artist": 3, "clips_per_track": 2,
-}  # fmt: skip
+    "genres": tuple(GENRES),
+    "artists_per_genre": 5,
+    "tracks_per_artist": 3,
+    "clips_per_track": 2,
+}
 BANDS = (0, 60, 150, 350, 800, 1800, 3500, 6000, 8000)  # Hz, corners of an artist's equaliser
 LIBRARIES = ("pretty_midi", "midirenderer", "librosa", "soxr", "scipy", "numpy", "soundfile")
 KEY_FILE = "made.json"

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from genre_utils.errors import GenreUtilsError, UsageError
 from genre_utils.paper import GENRES
+from genre_utils.runtime import GenreUtilsError, UsageError
 
 CLIP_INFO = "clip_info_final.csv"
 CATALOGUES = ("sqlite_normalized.db", "sqlite_normalized.db.gz", "song_info.csv")
@@ -31,8 +31,11 @@ EMPTY_FILES = (  # of zero bytes in the release itself
 MULTI_GENRE = ("first", "single")
 HOW_TO_GET = "`python -m genre_utils datasets download magnatagatune` fetches it"
 INFO_COLUMNS = ("clip_id", "title", "artist", "album", "url", "segmentStart", "mp3_path")
-SCHEMA = {"albums": {"album_id", "sku"}, "genres": {"genre_id", "name"},
-          "genres_albums": {"genre_id", "album_id"}}  # fmt: skip
+SCHEMA = {
+    "albums": {"album_id", "sku"},
+    "genres": {"genre_id", "name"},
+    "genres_albums": {"genre_id", "album_id"},
+}
 
 AlbumGenres = dict[str, tuple[str, ...]]
 

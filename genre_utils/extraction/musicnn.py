@@ -23,10 +23,10 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from scipy.special import expit
 
-from genre_utils.errors import GenreUtilsError
-from genre_utils.extraction import audio
-from genre_utils.extraction.batch import extract_lacking
-from genre_utils.extraction.weights import fetch_wheel
+from genre_utils.data import audio
+from genre_utils.extraction.features import extract_lacking
+from genre_utils.extraction.vgg import fetch_wheel
+from genre_utils.runtime import GenreUtilsError
 from genre_utils.store import Store, cache_dir, code_version, write_atomic
 
 WHEEL = "musicnn==0.1.0"
@@ -37,14 +37,57 @@ FRONT = 5  # convolutions on the mel-spectrogram: two timbral, three temporal; t
 PATCH = 187  # frames, 3 s: what the network was trained with
 MEL = {"sr": 16000, "n_fft": 512, "hop_length": 256, "n_mels": 96}
 TAGS = (
-    "rock", "pop", "alternative", "indie", "electronic", "female vocalists", "dance", "00s",
-    "alternative rock", "jazz", "beautiful", "metal", "chillout", "male vocalists", "classic rock",
-    "soul", "indie rock", "Mellow", "electronica", "80s", "folk", "90s", "chill", "instrumental",
-    "punk", "oldies", "blues", "hard rock", "ambient", "acoustic", "experimental",
-    "female vocalist", "guitar", "Hip-Hop", "70s", "party", "country", "easy listening", "sexy",
-    "catchy", "funk", "electro", "heavy metal", "Progressive rock", "60s", "rnb", "indie pop",
-    "sad", "House", "happy",
-)  # fmt: skip
+    "rock",
+    "pop",
+    "alternative",
+    "indie",
+    "electronic",
+    "female vocalists",
+    "dance",
+    "00s",
+    "alternative rock",
+    "jazz",
+    "beautiful",
+    "metal",
+    "chillout",
+    "male vocalists",
+    "classic rock",
+    "soul",
+    "indie rock",
+    "Mellow",
+    "electronica",
+    "80s",
+    "folk",
+    "90s",
+    "chill",
+    "instrumental",
+    "punk",
+    "oldies",
+    "blues",
+    "hard rock",
+    "ambient",
+    "acoustic",
+    "experimental",
+    "female vocalist",
+    "guitar",
+    "Hip-Hop",
+    "70s",
+    "party",
+    "country",
+    "easy listening",
+    "sexy",
+    "catchy",
+    "funk",
+    "electro",
+    "heavy metal",
+    "Progressive rock",
+    "60s",
+    "rnb",
+    "indie pop",
+    "sad",
+    "House",
+    "happy",
+)
 # Columns of `embed`.
 PARTS = {
     "penultimate_mean": slice(0, 200),
@@ -155,16 +198,24 @@ def embed(y: np.ndarray, arrays: Arrays) -> np.ndarray:
     stacked = {name: np.stack([one[name] for one in found]) for name in found[0]}
     means = {name: rows.mean(axis=0) for name, rows in stacked.items()}
     order = (
-        means["penultimate"], stacked["penultimate"].std(axis=0),
-        means["max_pool"], means["mean_pool"], means["tags"],
-    )  # fmt: skip
+        means["penultimate"],
+        stacked["penultimate"].std(axis=0),
+        means["max_pool"],
+        means["mean_pool"],
+        means["tags"],
+    )
     return np.concatenate(order).astype(np.float32)
 
 
 def stored(
-    files: Sequence[Path], ids: Sequence[str], root: Path, *,
-    jobs: int = 1, scheduler: str = "", fresh: bool = False,
-) -> Store:  # fmt: skip
+    files: Sequence[Path],
+    ids: Sequence[str],
+    root: Path,
+    *,
+    jobs: int = 1,
+    scheduler: str = "",
+    fresh: bool = False,
+) -> Store:
     """Embed the clips that are not stored under ``root``, each as a whole; all if ``fresh``.
 
     All else is as for `batch.extract_lacking`.

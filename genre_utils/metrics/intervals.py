@@ -14,8 +14,8 @@ import pandas as pd
 from scipy.stats import binomtest, norm
 
 from genre_utils.data import splits
-from genre_utils.errors import GenreUtilsError, UsageError
 from genre_utils.metrics.evaluate import F_AVERAGES, KEY
+from genre_utils.runtime import GenreUtilsError, UsageError
 
 N_RESAMPLES = 5000
 
@@ -120,9 +120,13 @@ def percentile(
 
 
 def cluster_intervals(
-    predictions: pd.DataFrame, clips: pd.DataFrame, *,
-    f_average: str = "macro", n_resamples: int = N_RESAMPLES, seed: int = 0,
-) -> pd.DataFrame:  # fmt: skip
+    predictions: pd.DataFrame,
+    clips: pd.DataFrame,
+    *,
+    f_average: str = "macro",
+    n_resamples: int = N_RESAMPLES,
+    seed: int = 0,
+) -> pd.DataFrame:
     """95 % intervals of accuracy and F-score by a bootstrap over artists.
 
     The trained systems are taken as they are: the interval says what other artists would change,
@@ -188,10 +192,13 @@ def bootstrap_p(differences: np.ndarray) -> float:
 
 
 def compare(
-    predictions: pd.DataFrame, clips: pd.DataFrame,
-    pairs: Sequence[tuple[str, str]] | None = None, *,
-    n_resamples: int = N_RESAMPLES, seed: int = 0,
-) -> pd.DataFrame:  # fmt: skip
+    predictions: pd.DataFrame,
+    clips: pd.DataFrame,
+    pairs: Sequence[tuple[str, str]] | None = None,
+    *,
+    n_resamples: int = N_RESAMPLES,
+    seed: int = 0,
+) -> pd.DataFrame:
     """Compare systems on the same clips, protocol by protocol.
 
     Both systems of a pair are resampled together: what an artist does to both cancels out.
@@ -231,9 +238,17 @@ def compare(
 
 
 _COLUMNS = (
-    "protocol", "first", "second", "difference", "lo", "hi", "only_first", "only_second",
-    "p_mcnemar", "p_artist",
-)  # fmt: skip
+    "protocol",
+    "first",
+    "second",
+    "difference",
+    "lo",
+    "hi",
+    "only_first",
+    "only_second",
+    "p_mcnemar",
+    "p_artist",
+)
 
 
 def _compared(one: pd.DataFrame, two: pd.DataFrame, accuracy: dict[str, np.ndarray]) -> tuple:

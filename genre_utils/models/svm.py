@@ -9,7 +9,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.svm import SVC
 from sklearn.utils.validation import check_is_fitted
 
-from genre_utils.errors import UsageError
+from genre_utils.runtime import UsageError
 
 CODINGS = ("onevsone", "onevsall")
 MAX_ITER = 1_000_000  # MATLAB's fitcsvm stops there too ("IterationLimit")

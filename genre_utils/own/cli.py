@@ -9,11 +9,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from genre_utils.errors import UsageError
-from genre_utils.progress import on_terminal, progress, workers
+from genre_utils.runtime import UsageError, on_terminal, progress, workers
 
 if TYPE_CHECKING:
-    from genre_utils.own.predict import Prediction
+    from genre_utils.own_music import Prediction
 
 Predictions = Iterable["Prediction"]
 
@@ -49,17 +48,20 @@ def add_parsers(commands: argparse._SubParsersAction) -> None:
 
 def main_train(arguments: argparse.Namespace) -> int:
     """Train, save, and say how good the model is."""
-    from genre_utils.own import train  # loads TensorFlow
-    from genre_utils.own.card import summary
+    from genre_utils import own_music as train  # loads TensorFlow
+    from genre_utils.own_music import summary
 
     if arguments.epochs < 0:
         raise UsageError(f"--epochs must be 0 or more, not {arguments.epochs}")
     on_terminal()
     model = train.train(
-        arguments.dataset, arguments.data_dir, arguments.out,
-        system=arguments.system or train.DEFAULT, epochs=arguments.epochs,
+        arguments.dataset,
+        arguments.data_dir,
+        arguments.out,
+        system=arguments.system or train.DEFAULT,
+        epochs=arguments.epochs,
         jobs=workers(arguments.jobs),
-    )  # fmt: skip
+    )
     print(summary(model))
     print(f"{arguments.out}: see README.md in it")
     return 0
@@ -67,9 +69,8 @@ def main_train(arguments: argparse.Namespace) -> int:
 
 def main_predict(arguments: argparse.Namespace) -> int:
     """Print the answers; 1 if a file was refused."""
-    from genre_utils.own.card import summary
-    from genre_utils.own.predict import Predictor
-    from genre_utils.own.song import sound_files
+    from genre_utils.data.audio import sound_files
+    from genre_utils.own_music import Predictor, summary
 
     on_terminal()
     jobs, files = workers(arguments.jobs), sound_files(arguments.places)

@@ -1,20 +1,102 @@
-"""Pictures of sound: waveform, features as images, and what their windows see."""
+"""The one style of every picture, and how a picture is finished and saved.
 
+Pictures of sound: waveform, features as images, and what their windows see.
+
+The paper's Fig. 2: the network drawn with the shape of every block's output.
+"""
+
+from math import prod
+from pathlib import Path
 from textwrap import shorten
 
 import librosa
+import matplotlib as mpl
+import matplotlib.pyplot as plt
 import numpy as np
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
+from matplotlib.patches import FancyBboxPatch, Rectangle
 from matplotlib.ticker import MultipleLocator
 
 from genre_utils import paper
 from genre_utils.extraction.features import TOP_DB
 from genre_utils.models.svm import frame_mask
-from genre_utils.plots.style import BLUE, FEATURES, RED, canvas, finish, styled
+from genre_utils.store import write_atomic
 
+# ---- plots.style ----
+# Colour-blind safe. Text is sized so that a picture of 9 inches can be read when 900 px wide.
+BLUE, ORANGE, GREEN, RED, PURPLE = sns.color_palette("colorblind").as_hex()[:5]
+WIDTH = 9.0
+SHARPER = 1.5  # a saved picture than one in a notebook
+FEATURES = {"mel": "Mel-spectrogram", "mfcc": "MFCC", "chroma": "Chromagram"}
+STYLE = {
+    **sns.axes_style("whitegrid"),
+    "axes.axisbelow": True,
+    "axes.edgecolor": "0.6",
+    "axes.labelsize": 11,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 11.5,
+    "axes.titleweight": "bold",
+    "figure.constrained_layout.use": True,
+    "figure.dpi": 100,
+    "figure.titlesize": 14,
+    "figure.titleweight": "bold",
+    "font.family": "DejaVu Sans",
+    "font.size": 10.5,
+    "grid.color": "0.9",
+    "legend.fontsize": 10.5,
+    "legend.frameon": False,
+    "xtick.labelsize": 10.5,
+    "ytick.labelsize": 10.5,
+}
+styled = mpl.rc_context(STYLE)
+
+
+def canvas(rows: int = 1, columns: int = 1, height: float = 4.0, **how: object) -> tuple:
+    """Return a figure of the common width and its axes; ``how`` goes to ``plt.subplots``."""
+    return plt.subplots(rows, columns, figsize=(WIDTH, height), **how)
+
+
+def finish(fig: Figure, title: str, note: str) -> Figure:
+    """Add the title and the note; take the figure out of pyplot's list, so that none piles up."""
+    fig.suptitle(title, x=0.01, ha="left")
+    if note:
+        box = {"boxstyle": "round,pad=0.35", "facecolor": "#fff3e6", "edgecolor": RED}
+        how = {"fontsize": 11, "weight": "bold", "color": RED}
+        fig.supxlabel(note, x=0.985, ha="right", bbox=box, **how)
+    plt.close(fig)
+    return fig
+
+
+@styled
+def save(fig: Figure, path: str | Path) -> None:
+    """Write a figure as PNG, atomically; the same figure gives the same bytes.
+
+    Parameters
+    ----------
+    fig : Figure
+        Closed afterwards.
+    path : str or Path
+        File to write; its folder is made.
+
+    Raises
+    ------
+    GenreUtilsError
+        The file cannot be written.
+    """
+    how = {"metadata": {"Software": None}, "bbox_inches": "tight", "format": "png"}
+    how["dpi"] = SHARPER * fig.dpi
+    write_atomic(path, lambda part: fig.savefig(part, **how))
+    fig.set_layout_engine("none")  # shown next, it need not be laid out again
+    plt.close(fig)
+
+
+# ---- plots.clip_figures ----
 PARAMETERS = {"mel": paper.MEL, "mfcc": paper.MFCC, "chroma": paper.CHROMA}
 
 
@@ -71,10 +153,15 @@ def mel_spectrograms(examples: list[tuple[str, str, np.ndarray]], note: str = ""
         image = show_feature(ax, mel, "mel", vmin=-TOP_DB, vmax=0)
         ax.set_title(genre)
         ax.text(
-            0.01, 0.97, shorten(clip, 48, placeholder=" …"), transform=ax.transAxes, va="top",
-            fontsize=8.5, color="white",
+            0.01,
+            0.97,
+            shorten(clip, 48, placeholder=" …"),
+            transform=ax.transAxes,
+            va="top",
+            fontsize=8.5,
+            color="white",
             bbox={"facecolor": "black", "alpha": 0.55, "edgecolor": "none", "pad": 2},
-        )  # fmt: skip
+        )
         ax.label_outer()
     for ax in axes.flat[len(examples) :]:
         ax.set_visible(False)
@@ -122,9 +209,12 @@ def waveform(y: np.ndarray, sr: int = paper.AUDIO["sr"], note: str = "") -> Figu
 
 @styled
 def mfcc_hop(
-    y: np.ndarray, sr: int = paper.AUDIO["sr"], start: float = 5.0, seconds: float = 1.5,
+    y: np.ndarray,
+    sr: int = paper.AUDIO["sr"],
+    start: float = 5.0,
+    seconds: float = 1.5,
     note: str = "",
-) -> Figure:  # fmt: skip
+) -> Figure:
     """Show which samples lie in a window of each feature: the MFCC's hop skips three quarters.
 
     Parameters
@@ -177,3 +267,109 @@ def frames_kept(
     ax.set(xlabel="Time (s)", ylabel="Level (dB re loudest frame)")
     ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return finish(fig, f"SVM frames: {kept.sum()} of {len(kept)} kept", note)
+
+
+# ---- plots.schematic ----
+BLOCKS = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))  # VGG-16: convolutions, channels
+FACES = {"data": ("#f2f2f2", "0.6"), "frozen": ("#d6e8f5", BLUE), "trained": ("#fbe3c4", ORANGE)}
+STEP, BOX = 1.5, (1.26, 1.05)
+TOP, BOTTOM = 2.2, 0.35
+
+
+def block_shapes(height: int, width: int) -> list[tuple[int, int, int]]:
+    """Shape after each of VGG-16's five blocks: pooling halves both sides, rounding down."""
+    shapes = []
+    for _, channels in BLOCKS:
+        height, width = height // 2, width // 2
+        shapes.append((height, width, channels))
+    return shapes
+
+
+def dense_layers(
+    map_shape: tuple[int, int, int], n_classes: int, pooling: str = "flatten"
+) -> list[tuple[str, int, int]]:
+    """Name, number of outputs and number of weights of each layer of `head.build_head`."""
+    flat = pooling == "flatten"
+    first, second = paper.HEAD["units"]
+    layers = [("Flatten" if flat else "Average", prod(map_shape) if flat else map_shape[-1], 0)]
+    for units in (first, second, n_classes):
+        layers.append(("Dense", units, (layers[-1][1] + 1) * units))
+        layers.append(("Dropout", units, 0))
+    return layers[:-1]  # nothing is dropped behind the softmax
+
+
+@styled
+def architecture(
+    n_classes: int = len(paper.GENRES),
+    feature: str = "mel",
+    pooling: str = "flatten",
+    note: str = "",
+) -> Figure:
+    """Draw the network: frozen blocks above, the trained layers in the paper's red box.
+
+    Parameters
+    ----------
+    n_classes : int
+    feature : {"mel", "mfcc", "chroma"}
+        Decides the input's shape.
+    pooling : {"flatten", "average"}
+        What lies between the blocks and the first dense layer.
+    """
+    shapes = block_shapes(*paper.SHAPES[feature])
+    upper = [("Input image", FEATURES[feature], (*paper.SHAPES[feature], 3), "data")]
+    for i, ((n, channels), shape) in enumerate(zip(BLOCKS, shapes, strict=True), 1):
+        upper.append((f"Block {i}", f"{n} × conv 3×3, {channels}\nmax-pool 2×2", shape, "frozen"))
+    layers, relu = dense_layers(shapes[-1], n_classes, pooling), "ReLU"
+    dropout, l2 = f"{paper.HEAD['dropout']:g}", f"{relu}, L2 {paper.HEAD['l2']:g}"
+    what = ["" if pooling == "flatten" else "over the map", l2, dropout, relu, dropout, "softmax"]
+    kinds = ["data", *["trained"] * 5]
+    lower = [
+        (name, text, (size,), kind)
+        for (name, size, _), text, kind in zip(layers, what, kinds, strict=True)
+    ]
+    fig, ax = canvas(height=4.1)
+    for y, row in ((TOP, upper), (BOTTOM, lower)):
+        for i, layer in enumerate(row):
+            _box(ax, i * STEP, y, *layer)
+            if i:
+                _arrow(ax, (i * STEP - STEP + BOX[0], y + BOX[1] / 2), (i * STEP, y + BOX[1] / 2))
+    _outlines(ax)
+    ax.set(xlim=(-0.05, 6 * STEP - 0.09), ylim=(BOTTOM - 0.16, TOP + BOX[1] + 0.36))
+    ax.set_axis_off()
+    return finish(fig, "The network: VGG-16's blocks and new dense layers", note)
+
+
+def _box(ax: Axes, x: float, y: float, name: str, what: str, shape: tuple, kind: str) -> None:
+    face, edge = FACES[kind]
+    ax.add_patch(
+        FancyBboxPatch(
+            (x, y),
+            *BOX,
+            boxstyle="round,pad=0,rounding_size=0.08",
+            facecolor=face,
+            edgecolor=edge,
+            linewidth=1.4,
+        )
+    )
+    middle = x + BOX[0] / 2
+    ax.text(middle, y + 0.93, name, ha="center", va="top", weight="bold", fontsize=11)
+    ax.text(middle, y + 0.66, what, ha="center", va="top", fontsize=8.5, linespacing=1.15)
+    size = " × ".join(f"{side:,}" for side in shape)
+    ax.text(middle, y + 0.1, size, ha="center", va="bottom", fontsize=10)
+
+
+def _arrow(ax: Axes, tail: tuple[float, float], tip: tuple[float, float]) -> None:
+    ax.annotate("", tip, tail, arrowprops={"arrowstyle": "-|>", "color": "0.35", "lw": 1.4})
+
+
+def _outlines(ax: Axes) -> None:
+    """Draw the way from the upper row to the lower one and a frame round either kind of layer."""
+    right, low, half = 5 * STEP + BOX[0], TOP - 0.28, BOX[0] / 2
+    path = [(right - half, TOP), (right - half, low), (half, low)]
+    ax.plot(*zip(*path, strict=True), color="0.35", lw=1.4)
+    _arrow(ax, (half, low + 0.01), (half, BOTTOM + BOX[1]))
+    words = (TOP, BLUE, "frozen convolution blocks"), (BOTTOM, "red", "trained on the clips")
+    for y, colour, text in words:
+        size = 5 * STEP - (STEP - BOX[0]) + 0.24, BOX[1] + 0.24
+        ax.add_patch(Rectangle((STEP - 0.12, y - 0.12), *size, fill=False, edgecolor=colour, lw=2))
+        ax.text(right + 0.12, y + BOX[1] + 0.2, text, color=colour, weight="bold", ha="right")

@@ -18,6 +18,7 @@ import numpy as np
 from scipy import sparse
 from threadpoolctl import threadpool_limits
 
+# ---- models.dense ----
 # Adam as in Keras: decay rates of the moments, and epsilon.
 BETA_1, BETA_2 = 0.9, 0.999
 NEW_1, NEW_2, EPSILON = np.float32(1 - BETA_1), np.float32(1 - BETA_2), np.float32(1e-7)
@@ -106,9 +107,14 @@ class DenseTraining:
     """
 
     def __init__(
-        self, weights: list[np.ndarray], *, l2: float, dropout: float, learning_rate: float,
+        self,
+        weights: list[np.ndarray],
+        *,
+        l2: float,
+        dropout: float,
+        learning_rate: float,
         random: np.random.Generator,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._first, *small = weights
         self._moments = np.zeros_like(self._first), np.zeros_like(self._first)
         # The small arrays are views of a flat one, so that one call of Adam does for all.
@@ -163,11 +169,19 @@ class DenseTraining:
         edges = np.linspace(0, n, min(max(n // PART, 1), PARTS) + 1).astype(int)
         jobs = [
             _pool.submit(
-                _sweep, begin, end, self._first, *self._moments, 2 * self._l2, self._rate(), delta,
-                *arrays, following.shape[0],
+                _sweep,
+                begin,
+                end,
+                self._first,
+                *self._moments,
+                2 * self._l2,
+                self._rate(),
+                delta,
+                *arrays,
+                following.shape[0],
             )
             for begin, end in pairwise(edges)
-        ]  # fmt: skip
+        ]
         outputs, squares = zip(*(job.result() for job in jobs), strict=True)
         return sum(outputs), self._l2 * sum(squares)
 
@@ -189,9 +203,12 @@ class DenseTraining:
         delta_2 = delta_3 @ kernel_3.T * (hidden_2 > 0) * self._scale
         delta_1 = delta_2 @ kernel_2.T * (hidden_1 > 0) * self._scale
         gradients = (
-            delta_1.sum(axis=0), hidden_1.T @ delta_2, delta_2.sum(axis=0),
-            hidden_2.T @ delta_3, delta_3.sum(axis=0),
-        )  # fmt: skip
+            delta_1.sum(axis=0),
+            hidden_1.T @ delta_2,
+            delta_2.sum(axis=0),
+            hidden_2.T @ delta_3,
+            delta_3.sum(axis=0),
+        )
         gradient = np.concatenate([array.ravel() for array in gradients])
         _adam(self._flat, gradient, *self._flat_moments, self._rate())
         return loss, right, delta_1

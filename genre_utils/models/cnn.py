@@ -1,4 +1,6 @@
-"""Fine-tuning: the convolution blocks are trained too (section 2.3, the paper's second setting).
+"""The layers after VGG-16's convolution blocks and their training (sections 2.3 and 2.4).
+
+Fine-tuning: the convolution blocks are trained too (section 2.3, the paper's second setting).
 
 The paper names it beside transfer learning and says no more of it. Keras' guide "Transfer learning
 & fine-tuning" warns against training pretrained blocks together with a head that still is random:
@@ -13,19 +15,151 @@ description moved between 0.66 and 0.83.
 """
 
 import gc
+from collections.abc import Iterator
 from functools import partial
 
 import numpy as np
+from scipy import sparse
+from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
 from genre_utils import paper
 from genre_utils.backend import keras, tf
-from genre_utils.errors import UsageError
 from genre_utils.extraction.features import to_image
-from genre_utils.extraction.vgg import preprocess
-from genre_utils.extraction.weights import build_trunk, load_weights
-from genre_utils.models.head import HeadClassifier, build_head
+from genre_utils.extraction.vgg import build_trunk, load_weights, preprocess
+from genre_utils.models.sweep import DenseTraining, predict_proba, sparse_rows
+from genre_utils.runtime import UsageError
 
+# ---- models.head ----
+POOLING = ("flatten", "average")
+
+
+def build_head(
+    map_shape: tuple[int, int, int],
+    n_classes: int,
+    *,
+    pooling: str = "flatten",
+    dropout: float = paper.HEAD["dropout"],
+    l2: float = paper.HEAD["l2"],
+) -> keras.Model:
+    """Build the trainable layers: 512 ReLU (L2), dropout, 256 ReLU, dropout, softmax.
+
+    Parameters
+    ----------
+    map_shape : tuple
+        Shape of one clip's map, [height, width, 512].
+    pooling : {"flatten", "average"}
+        What lies between the blocks and the first dense layer; the paper does not say.
+
+    Returns
+    -------
+    keras.Model
+        Input [n, *map_shape]; output [n, n_classes] probabilities.
+    """
+    if pooling not in POOLING:
+        raise UsageError(f"unknown pooling {pooling!r}: one of {', '.join(POOLING)}")
+    first, second = paper.HEAD["units"]
+    layers = keras.layers
+    return keras.Sequential(
+        [
+            layers.Input(map_shape),
+            layers.Flatten() if pooling == "flatten" else layers.GlobalAveragePooling2D(),
+            layers.Dense(first, "relu", kernel_regularizer=keras.regularizers.L2(l2)),
+            layers.Dropout(dropout),
+            layers.Dense(second, "relu"),
+            layers.Dropout(dropout),
+            layers.Dense(n_classes, "softmax"),
+        ]
+    )
+
+
+class HeadClassifier(ClassifierMixin, BaseEstimator):
+    """The head with scikit-learn's interface: VGG-16 maps in, genre probabilities out.
+
+    Parameters
+    ----------
+    epochs, batch_size, learning_rate : int, int, float
+        Adam on the cross-entropy (section 2.4).
+    pooling, dropout, l2
+        See `build_head`.
+    shuffle : bool
+        New order of the clips in each epoch.
+    seed : int
+        Initial weights, order and dropout follow from it.
+
+    Attributes
+    ----------
+    classes_ : np.ndarray [shape=(n_classes,)]
+    weights_ : list of np.ndarray
+        The trained model's weights in Keras' order.
+    history_ : np.ndarray [shape=(epochs, 2)]
+        Training loss (penalty included) and training accuracy of each epoch, dropout active.
+    """
+
+    def __init__(
+        self,
+        *,
+        epochs: int = paper.TRAINING["epochs"],
+        batch_size: int = paper.TRAINING["batch_size"],
+        learning_rate: float = paper.TRAINING["learning_rate"],
+        pooling: str = "flatten",
+        dropout: float = paper.HEAD["dropout"],
+        l2: float = paper.HEAD["l2"],
+        shuffle: bool = True,
+        seed: int = 0,
+    ) -> None:
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.pooling = pooling
+        self.dropout = dropout
+        self.l2 = l2
+        self.shuffle = shuffle
+        self.seed = seed
+
+    def fit(self, X: np.ndarray, y: np.ndarray) -> "HeadClassifier":
+        """Train on maps X [n, height, width, 512] (any float type) and genre names y [n]."""
+        self.classes_, target = np.unique(y, return_inverse=True)
+        keras.utils.set_random_seed(self.seed)
+        initial = build_head(
+            X.shape[1:], len(self.classes_), pooling=self.pooling, dropout=self.dropout
+        ).get_weights()
+        training = DenseTraining(
+            initial,
+            l2=self.l2,
+            dropout=self.dropout,
+            learning_rate=self.learning_rate,
+            random=np.random.default_rng([self.seed, 1]),
+        )
+        log = training.train(self._rows(X), target, self._batches(len(X)))
+        steps = -(-len(X) // self.batch_size)
+        self.history_ = log.reshape(self.epochs, steps, 2).sum(axis=1) / len(X)
+        self.weights_ = training.weights
+        return self
+
+    def predict_proba(self, X: np.ndarray) -> np.ndarray:
+        """Return probabilities [n, n_classes] in the order of ``classes_``."""
+        check_is_fitted(self)
+        return predict_proba(self.weights_, self._rows(X))
+
+    def predict(self, X: np.ndarray) -> np.ndarray:
+        """Return the most probable genre of each row."""
+        return self.classes_[self.predict_proba(X).argmax(axis=1)]
+
+    def _rows(self, X: np.ndarray) -> sparse.csr_array:
+        """Do what the first layer of `build_head` does, which has no weights."""
+        if self.pooling == "average":
+            X = X.mean(axis=(1, 2), dtype=np.float32)
+        return sparse_rows(X)
+
+    def _batches(self, n: int) -> Iterator[np.ndarray]:
+        order = np.random.default_rng(self.seed)
+        for _ in range(self.epochs):
+            rows = order.permutation(n) if self.shuffle else np.arange(n)
+            yield from (rows[i : i + self.batch_size] for i in range(0, n, self.batch_size))
+
+
+# ---- models.finetune ----
 # What is trained -> clips that go through the network at once. The activations of a whole batch of
 # mel-spectrograms would take some 20 GB; gradients of parts add up to the batch's.
 PARTS = {"block5": 32, "all": 4}
@@ -69,16 +203,30 @@ class FineTuneClassifier(HeadClassifier):
     """
 
     def __init__(
-        self, *, blocks: str = "block5", epochs: int = 4, head_epochs: int = 15,
-        learning_rate: float = 2e-5, batch_size: int = paper.TRAINING["batch_size"],
-        dropout: float = paper.HEAD["dropout"], shuffle: bool = True, seed: int = 0,
-        weights: str = "auto", precision: str = "float32", mel_scale: str = "db",
-        channels: str = "repeat", preprocessing: str = "vgg16",
-    ) -> None:  # fmt: skip
+        self,
+        *,
+        blocks: str = "block5",
+        epochs: int = 4,
+        head_epochs: int = 15,
+        learning_rate: float = 2e-5,
+        batch_size: int = paper.TRAINING["batch_size"],
+        dropout: float = paper.HEAD["dropout"],
+        shuffle: bool = True,
+        seed: int = 0,
+        weights: str = "auto",
+        precision: str = "float32",
+        mel_scale: str = "db",
+        channels: str = "repeat",
+        preprocessing: str = "vgg16",
+    ) -> None:
         super().__init__(
-            epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, dropout=dropout,
-            shuffle=shuffle, seed=seed,
-        )  # fmt: skip
+            epochs=epochs,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            dropout=dropout,
+            shuffle=shuffle,
+            seed=seed,
+        )
         self.blocks = blocks
         self.head_epochs = head_epochs
         self.weights = weights
@@ -167,9 +315,12 @@ class FineTuneClassifier(HeadClassifier):
     ) -> np.ndarray:
         """Train the head on the maps of the blocks as they are; return the history."""
         first = HeadClassifier(
-            epochs=self.head_epochs, batch_size=self.batch_size, dropout=self.dropout,
-            shuffle=self.shuffle, seed=self.seed,
-        )  # fmt: skip
+            epochs=self.head_epochs,
+            batch_size=self.batch_size,
+            dropout=self.dropout,
+            shuffle=self.shuffle,
+            seed=self.seed,
+        )
         # float16 as the stored maps are: without fine-tuning this is transfer learning.
         first.fit(self._forward(trunk, X).astype(np.float16), y)
         head.set_weights(first.weights_)

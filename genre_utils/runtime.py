@@ -1,4 +1,14 @@
-"""Tasks in several processes: on this machine (joblib), or on the workers of a Dask scheduler.
+"""Errors that are the user's to mend: one clear line, never a traceback.
+
+Libraries in C write remarks straight to descriptor 2; a notebook would keep them as errors.
+
+Long stages: where their progress bars go, and how many workers they have.
+
+In a terminal run the notebooks' kernels draw on the terminal itself, so that executed notebooks
+stay clean; ``GENRE_UTILS_PROGRESS`` then names that terminal. Empty means quiet; unset, as in
+JupyterLab, means a bar in the notebook that goes away when done.
+
+Tasks in several processes: on this machine (joblib), or on the workers of a Dask scheduler.
 
 A scheduler's workers import this package in the same version as here; start them with one thread
 each (``dask worker ADDRESS --nthreads 1``). Tasks name files by their paths, so the folder of the
@@ -7,19 +17,98 @@ for this process: one machine, or a shared file system.
 """
 
 import logging
+import os
 import socket
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import joblib
 from threadpoolctl import threadpool_limits
+from tqdm import tqdm
+from tqdm.auto import tqdm as notebook_tqdm
 
-from genre_utils.errors import GenreUtilsError, UsageError
-from genre_utils.progress import progress
 
+# ---- errors ----
+class GenreUtilsError(Exception):
+    """Something failed for a reason that one line explains (exit code 1)."""
+
+    def _render_traceback_(self) -> list[str]:
+        """Show the line alone in a notebook; IPython looks for this method."""
+        return [f"{type(self).__name__}: {self}"]
+
+
+class UsageError(GenreUtilsError):
+    """The call itself is wrong: an unknown name, type or combination (exit code 2)."""
+
+
+# ---- quiet ----
+_lock = threading.Lock()
+_inside = 0
+_saved = -1
+
+
+@contextmanager
+def quiet_stderr(target: str | os.PathLike = os.devnull) -> Iterator[None]:
+    """Send descriptor 2 of this process to the file ``target`` while any thread is inside.
+
+    Processes that are started inside inherit it. Where threads overlap, the first one's target
+    serves all.
+    """
+    global _inside, _saved
+    with _lock:
+        if _inside == 0:
+            file = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+            _saved = os.dup(2)
+            os.dup2(file, 2)
+            os.close(file)
+        _inside += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _inside -= 1
+            if _inside == 0:
+                os.dup2(_saved, 2)
+                os.close(_saved)
+
+
+# ---- progress ----
+VARIABLE = "GENRE_UTILS_PROGRESS"
+
+
+def on_terminal() -> None:
+    """Let a command's bars go to the terminal, if there is one, also from its kernels."""
+    os.environ.setdefault(VARIABLE, os.ttyname(2) if os.isatty(2) else "")
+
+
+def workers(jobs: int) -> int:
+    """Return ``jobs``, or one for each processor if it is 0; raise UsageError below that."""
+    if jobs < 0:
+        raise UsageError(f"--jobs must be 0 or more, not {jobs}")
+    return jobs or os.cpu_count() or 1
+
+
+def progress(items: Iterable, desc: str, total: int | None = None, unit: str = "clip") -> Iterable:
+    """Wrap ``items`` in a tqdm bar that follows ``GENRE_UTILS_PROGRESS``."""
+    target = os.environ.get(VARIABLE)
+    if target is None:
+        return notebook_tqdm(items, desc=desc, total=total, unit=unit, leave=False)
+    if not target or not Path(target).exists():
+        return items
+    return _on_terminal(items, desc, total, unit, target)
+
+
+def _on_terminal(items: Iterable, desc: str, total: int | None, unit: str, target: str) -> Iterable:
+    with Path(target).open("w") as stream:
+        yield from tqdm(items, desc=desc, total=total, unit=unit, leave=False, file=stream)
+
+
+# ---- parallel ----
 if TYPE_CHECKING:
     from distributed import Client
 
@@ -27,9 +116,14 @@ PATIENCE = 30  # seconds until a scheduler must answer, and have a worker
 
 
 def each(
-    function: Callable, tasks: Sequence[tuple], *, jobs: int = 1, scheduler: str = "",
-    desc: str = "", unit: str = "clip",
-) -> list:  # fmt: skip
+    function: Callable,
+    tasks: Sequence[tuple],
+    *,
+    jobs: int = 1,
+    scheduler: str = "",
+    desc: str = "",
+    unit: str = "clip",
+) -> list:
     """Run ``function(*task)`` for all tasks with a progress bar; BLAS has one thread in each.
 
     Where a scheduler's worker dies, its tasks are done again by another one, also those that were

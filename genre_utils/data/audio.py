@@ -1,0 +1,316 @@
+"""From a sound file to the paper's waveform: mono, 16 kHz, 20 s, peak 1 (section 2.1).
+
+Sound files of any length as windows of 20 s, read piece by piece.
+"""
+
+import io
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from pathlib import Path
+
+import librosa
+import numpy as np
+import soundfile
+import soxr
+
+from genre_utils import paper
+from genre_utils.runtime import GenreUtilsError, UsageError, quiet_stderr
+
+# ---- extraction.audio ----
+SAMPLE_RATE = 16000
+SOUND = (".aif", ".aiff", ".au", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".wav")
+
+
+class AudioError(GenreUtilsError):
+    """A sound file that cannot be used; ``reason`` says why in a few words."""
+
+    def __init__(self, path: str | Path, reason: str) -> None:
+        self.path = Path(path)
+        self.reason = reason
+        super().__init__(f"{path}: {reason}; replace the file or take it out of the clip table")
+
+    def __reduce__(self) -> tuple:
+        """Travel between worker processes, which pickle an error by its arguments."""
+        return type(self), (self.path, self.reason)
+
+
+def decode(path: str | Path, sr: int = SAMPLE_RATE, duration: float | None = None) -> np.ndarray:
+    """Read a file as one channel, the whole or the first ``duration`` seconds.
+
+    Parameters
+    ----------
+    path : str or Path
+        Anything libsndfile decodes: wav, flac, ogg, mp3, au, aiff and others.
+    sr : int
+        Sampling rate of the result in Hz; the channels are averaged, then resampled (soxr).
+    duration : float, optional
+        How much is needed; what lies behind is neither decoded nor checked.
+
+    Returns
+    -------
+    np.ndarray [shape=(n,), dtype=float32]
+        With ``duration`` not longer than that.
+
+    Raises
+    ------
+    AudioError
+        The file is missing, empty, unreadable, not audio, or holds values that are not finite.
+    """
+    path = Path(path)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise AudioError(path, f"cannot be read: {error.strerror or error}") from None
+    if not content:
+        raise AudioError(path, "empty file")
+    try:
+        y, native_sr = _read(content, sr, duration)
+    except soundfile.LibsndfileError as error:
+        unknown = error.code == 7  # "file does not exist": of memory it cannot be true
+        reason = "Format not recognised" if unknown else error.error_string.rstrip(".")
+        raise AudioError(path, f"cannot be decoded: {reason}") from None
+    if not len(y):
+        raise AudioError(path, "cannot be decoded: no samples in it")
+    if not np.isfinite(y).all():
+        raise AudioError(path, "cannot be decoded: samples that are not finite")
+    y = y[:, 0] if y.shape[1] == 1 else y.mean(axis=1, dtype=np.float64).astype(np.float32)
+    if native_sr != sr:
+        y = librosa.resample(y, orig_sr=native_sr, target_sr=sr)
+    return y if duration is None else y[: round(duration * sr)]
+
+
+def _read(content: bytes, sr: int, duration: float | None) -> tuple[np.ndarray, int]:
+    """Return samples [shape=(n, channels), dtype=float32] and their rate in Hz."""
+    # quiet: the mp3 decoder's remarks on damaged frames. From memory: by the content alone,
+    # whatever the name's extension says.
+    with quiet_stderr(), soundfile.SoundFile(io.BytesIO(content)) as file:
+        frames = -1
+        if duration is not None:
+            ahead = 0 if file.samplerate == sr else 1  # s; the resampling filter looks ahead
+            frames = round((duration + ahead) * file.samplerate)
+        return file.read(frames, dtype="float32", always_2d=True), file.samplerate
+
+
+def cut(
+    y: np.ndarray,
+    *,
+    sr: int = SAMPLE_RATE,
+    offset: float = 0.0,
+    duration: float = 20.0,
+    fill: str = "repeat",
+    min_duration: float = 1.0,
+) -> np.ndarray:
+    """Take ``duration`` seconds from ``offset`` on and scale them to a peak of 1 (section 2.1).
+
+    The paper does not say which 20 s; the default is the first. A shorter clip is repeated
+    (``fill="repeat"``, our reading of "concatenate") or followed by silence (``"zeros"``).
+
+    Parameters
+    ----------
+    y : np.ndarray [shape=(n,)]
+    sr : int
+        Sampling rate in Hz.
+    offset, duration, min_duration : float
+        In seconds.
+
+    Returns
+    -------
+    np.ndarray [shape=(duration * sr,), dtype=float32]
+
+    Raises
+    ------
+    ValueError
+        Less than ``min_duration`` left, or silence; the text is the reason.
+    UsageError
+        An unknown ``fill``.
+    """
+    n, y = round(duration * sr), y[round(offset * sr) :]
+    if len(y) < min_duration * sr:
+        after = f" after {offset:g} s" if offset else ""
+        raise ValueError(f"too short: {len(y) / sr:.1f} s{after}, {min_duration:g} s needed")
+    if fill == "repeat":
+        y = np.resize(y, n) if len(y) < n else y[:n]
+    elif fill == "zeros":
+        y = librosa.util.fix_length(y, size=n)
+    else:
+        raise UsageError(f"unknown fill {fill!r}: one of repeat, zeros")
+    peak = max(y.max(), -y.min())
+    if peak < 1e-5:  # under -100 dB: less than one step of 16 bits
+        raise ValueError("silent")
+    return (y / peak).astype(np.float32, copy=False)
+
+
+def load_clip(
+    path: str | Path, *, offset: float = 0.0, duration: float = 20.0, **how: float | str
+) -> np.ndarray:
+    """Decode what is needed of a file and `cut` it; ``how`` are `cut`'s other arguments.
+
+    Returns
+    -------
+    np.ndarray [shape=(duration * 16000,), dtype=float32]
+
+    Raises
+    ------
+    AudioError
+        As `decode`; or the part asked for is too short or silent.
+    """
+    y = decode(path, duration=offset + duration)
+    try:
+        return cut(y, offset=offset, duration=duration, **how)
+    except ValueError as error:
+        raise AudioError(path, str(error)) from None
+
+
+def check(path: str | Path, min_duration: float = 1.0) -> tuple[float, str]:
+    """Tell whether a file can be used.
+
+    Returns
+    -------
+    duration_s : float
+        Length of what could be decoded, in seconds; NaN when nothing could.
+    status : str
+        ``"ok"``, or the reason for refusing the file.
+    """
+    try:
+        y = decode(path)
+    except AudioError as error:
+        return float("nan"), error.reason
+    try:
+        cut(y, min_duration=min_duration)
+    except ValueError as error:
+        return len(y) / SAMPLE_RATE, str(error)
+    return len(y) / SAMPLE_RATE, "ok"
+
+
+# ---- own.song ----
+HOP = 10.0  # seconds from window to window
+PIECE = 30  # seconds decoded at a time
+
+
+def sound_files(places: Iterable[str | Path]) -> dict[Path, str]:
+    """List the files that were asked for.
+
+    Parameters
+    ----------
+    places : iterable of str or Path
+        Files of any name, and folders, in which every file that is called like a sound file is
+        found, links followed.
+
+    Returns
+    -------
+    dict
+        Path -> "", or why nothing can be read there; each path once, in order.
+
+    Raises
+    ------
+    UsageError
+        There is no file at all.
+    """
+    found: dict[Path, str] = {}
+    for place in map(Path, places):
+        if place.is_dir():
+            found |= _below(place) or {place: f"no sound files in it ({' '.join(SOUND)})"}
+        else:
+            found[place] = "" if os.path.lexists(place) else "no such file or folder"
+    if all(found.values()):
+        first = "; ".join(f"{path}: {why}" for path, why in list(found.items())[:1])
+        raise UsageError(f"no sound file to listen to: {first}")
+    return found
+
+
+def _below(folder: Path) -> dict[Path, str]:
+    files, closed, seen = [], {}, set()
+
+    def refuse(error: OSError) -> None:
+        closed[Path(error.filename)] = f"cannot be read: {error.strerror}"
+
+    for name, below, names in os.walk(folder, onerror=refuse, followlinks=True):
+        real = os.path.realpath(name)
+        if real in seen:  # links in a circle
+            below.clear()
+            continue
+        seen.add(real)
+        files += [Path(name) / n for n in names if n.lower().endswith(SOUND)]
+    return dict.fromkeys(sorted(files), "") | closed
+
+
+def windows(path: str | Path, *, hop: float = HOP) -> Iterator[tuple[float, np.ndarray]]:
+    """Cut a file into windows as long as the training clips, with about a minute in memory.
+
+    Windows start every ``hop`` seconds; one more ends with the file, so that all of it is heard.
+    A file that is shorter than a window is one window.
+
+    Yields
+    ------
+    start : float
+        In seconds.
+    y : np.ndarray [dtype=float32]
+        One channel at 16 kHz, not scaled, of 20 s or (a shorter file) less.
+
+    Raises
+    ------
+    AudioError
+        As `audio.decode`, also in the middle of the file.
+    """
+    size, step = round(paper.AUDIO["duration"] * SAMPLE_RATE), round(hop * SAMPLE_RATE)
+    kept, start = np.empty(0, np.float32), 0  # start: of what is kept; kept: what is still needed
+    following = 0  # start of the next window
+    for part in _pieces(Path(path)):
+        kept = np.concatenate([kept, part])
+        while following + size <= start + len(kept):
+            at = following - start
+            yield following / SAMPLE_RATE, kept[at : at + size]
+            following += step
+        # The next window begins before the last full one ends; that end may be the file's.
+        drop = max(0, min(following - step, start + len(kept) - size) - start)
+        kept, start = kept[drop:], start + drop
+    end = start + len(kept)
+    last = max(0, end - size)
+    if following == 0 or last > following - step:
+        yield last / SAMPLE_RATE, kept[last - start :]
+
+
+def _pieces(path: Path) -> Iterator[np.ndarray]:
+    """Decode a file piece by piece: channels averaged, resampled to 16 kHz."""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for ever
+            raise AudioError(path, "cannot be read: not a regular file")
+        with path.open("rb") as stream:
+            if not os.fstat(stream.fileno()).st_size:
+                raise AudioError(path, "empty file")
+            yield from _resampled(path, stream.fileno())
+    except OSError as error:
+        raise AudioError(path, f"cannot be read: {error.strerror or error}") from None
+    except soundfile.LibsndfileError as error:
+        reason = error.error_string.rstrip(".")
+        raise AudioError(path, f"cannot be decoded: {reason}") from None
+
+
+def _resampled(path: Path, descriptor: int) -> Iterator[np.ndarray]:
+    empty = np.empty(0, np.float32)
+    with quiet_stderr():  # the mp3 decoder's remarks on damaged frames
+        sound = soundfile.SoundFile(descriptor, closefd=False)
+    with sound:
+        resample = None
+        if sound.samplerate != SAMPLE_RATE:  # librosa's default resampler, as a stream
+            stream = soxr.ResampleStream(sound.samplerate, SAMPLE_RATE, 1, "float32", "HQ")
+            resample = stream.resample_chunk
+        heard = False
+        for y in chain(_channels_averaged(path, sound), [empty]):
+            heard = heard or len(y) > 0
+            yield resample(y, last=not len(y)) if resample else y
+    if not heard:
+        raise AudioError(path, "cannot be decoded: no samples in it")
+
+
+def _channels_averaged(path: Path, sound: soundfile.SoundFile) -> Iterator[np.ndarray]:
+    while True:
+        with quiet_stderr():
+            y = sound.read(PIECE * sound.samplerate, dtype="float32", always_2d=True)
+        if not len(y):
+            return
+        if not np.isfinite(y).all():
+            raise AudioError(path, "cannot be decoded: samples that are not finite")
+        yield y.mean(axis=1, dtype=np.float64).astype(np.float32)
