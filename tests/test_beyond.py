@@ -1,14 +1,12 @@
-"""The table beyond the paper, and which clips are explained how."""
+"""The table beyond the paper."""
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from genre_utils.extraction.vgg import Weights, random_arrays, weights_digest
 from genre_utils.metrics import evaluate as votes
 from genre_utils.metrics import intervals
 from genre_utils.metrics import tables as beyond
-from genre_utils.models import explain as saliency
 
 GENRES = ("A", "B", "C")
 
@@ -97,47 +95,3 @@ def test_markdown_shows_leads_folds_and_costs(clips):
     row = table.set_index("system").loc["chosen"]
     assert f"{row['song_lead']:+.2f}" in line
     assert line.endswith("| 12 s |")
-
-
-def test_the_pair_that_is_confused_most():
-    true = ["A"] * 10 + ["B"] * 10 + ["C"] * 4
-    answer = ["B"] * 2 + ["A"] * 8 + ["B"] * 9 + ["C"] + ["B", "B", "C", "C"]
-    table = pd.DataFrame({"y_true": true, "y_pred": answer})
-    assert saliency.most_confused(table) == [("B", "C")]  # 3 of 14; A and B are 2 of 20
-    assert saliency.most_confused(table, 2) == [("B", "C"), ("A", "B")]
-
-
-def test_each_clip_is_explained_by_the_head_that_had_not_heard_it(clips, tmp_path, monkeypatch):
-    rng = np.random.default_rng(1)
-    arrays = random_arrays()
-    trunk = Weights(arrays, "random", weights_digest(arrays))
-    rows = _answers(clips, "cnn-mel", 0.7, 3)
-    chosen = saliency.examples(rows, saliency.most_confused(rows))
-    maps = rng.random((len(clips), 2, 2, 512)).astype(np.float16)
-    mel = rng.uniform(-80, 0, (len(chosen), 64, 64)).astype(np.float32)
-    folds = rows.set_index("clip_id")["fold"]
-    trained = []
-    from genre_utils.models.cnn import HeadClassifier
-
-    fit = HeadClassifier.fit
-    monkeypatch.setattr(
-        HeadClassifier,
-        "fit",
-        lambda self, X, y: (trained.append((len(X), self.seed)), fit(self, X, y))[1],
-    )
-    how = {
-        "settings": {"epochs": 1, "seed": 5},
-        "root": tmp_path,
-        "patches": (1, 2),
-        "look": {"mel_scale": "db", "channels": "repeat", "preprocessing": "vgg16"},
-    }
-    found = saliency.explained(chosen, clips, folds, maps, mel, trunk, **how)
-    sizes = folds.value_counts()
-    used = sorted(chosen["fold"].unique())
-    assert trained == [(len(clips) - sizes[fold], 5 + fold) for fold in used]
-    assert found["gradient"].shape == found["occlusion"].shape == mel.shape
-    assert np.array_equal(found["sanity: trained"], found["gradient"][0])
-    assert all(len(np.unique(each)) <= 2 for each in found["occlusion"])
-    again = saliency.explained(chosen, clips, folds, maps, mel, trunk, **how)
-    assert len(trained) == len(used)  # read, not computed
-    assert np.array_equal(again["occlusion"], found["occlusion"])

@@ -5,16 +5,17 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.special import softmax
 
 from genre_utils.extraction.vgg import build_trunk, preprocess, random_arrays
 from genre_utils.models import explain
-from genre_utils.models import explain as saliency
+from genre_utils.models.cnn import HeadClassifier
 from genre_utils.models.sweep import predict_proba, sparse_rows
 from genre_utils.runtime import GenreUtilsError, UsageError
+from genre_utils.store import Run, Store
 
 GENRES = np.array(["Classical", "Jazz", "World"])
 SHAPE = (70, 134)  # 2 x 4 places after the last pooling, 6 pixels left over on both sides
+LOOK = {"weights": "random", "mel_scale": "db", "channels": "repeat", "preprocessing": "vgg16"}
 ARRAYS = random_arrays(1)
 MEAN = np.float32([123.68, 116.779, 103.939])  # ImageNet's: zero for the trunk
 
@@ -68,18 +69,16 @@ def test_with_an_averaging_linear_head_it_is_the_class_activation_map():
         last = network.head.weights_[4][:, number]
         expected = _bilinear(np.maximum(_values(image)[..., :256] @ last, 0))
         expected /= expected.max()
-        found = explain.grad_cam(network, image, genre)
-        assert found.shape == SHAPE
-        assert found[:64, :128] == pytest.approx(expected, abs=1e-4)
-        assert (found[64:] == found[63]).all() and (found[:, 128:] == found[:, 127:128]).all()
+        heat = explain.grad_cam(network, image, genre)
+        assert heat.shape == SHAPE
+        assert heat[:64, :128] == pytest.approx(expected, abs=1e-4)
+        assert (heat[64:] == heat[63]).all() and (heat[:, 128:] == heat[:, 127:128]).all()
 
 
 def test_the_network_is_trunk_and_head():
     network, images = _averaging(), np.stack([_noise(i) for i in range(9)])  # more than a batch
     maps = build_trunk((*SHAPE, 3), ARRAYS)(preprocess(images)).numpy()
     proba = predict_proba(network.head.weights_, sparse_rows(maps.mean(axis=(1, 2))))
-    logits = network.logits(images)
-    assert softmax(logits, axis=1) == pytest.approx(proba, abs=1e-4)
     odds = proba[:, 1] / (1 - proba[:, 1])
     assert network.log_odds(images, "Jazz") == pytest.approx(np.log(odds), abs=1e-3)
 
@@ -90,19 +89,19 @@ def test_grad_cam_lies_where_the_image_has_what_the_genre_is_made_of():
     last = np.zeros((256, 3))
     last[:, 1] = 1
     network = explain.Network(ARRAYS, _head("average", np.eye(512), last), SHAPE)
-    found = explain.grad_cam(network, image, "Jazz")
-    assert found[:, :67].sum() > 0.8 * found.sum()  # half of it would be no finding
+    heat = explain.grad_cam(network, image, "Jazz")
+    assert heat[:, :67].sum() > 0.8 * heat.sum()  # half of it would be no finding
 
 
 def test_occlusion_finds_the_planted_place():
     network, image = _corner(), _noise()
-    found = explain.occlusion(network, image, "World", (2, 4))
-    assert found.shape == SHAPE and len(np.unique(found)) == 8
-    assert np.unravel_index(found.argmax(), SHAPE) >= (35, 100)
+    heat = explain.occlusion(network, image, "World", (2, 4))
+    assert heat.shape == SHAPE and len(np.unique(heat)) == 8
+    assert np.unravel_index(heat.argmax(), SHAPE) >= (35, 100)
     covered = image.copy()
     covered[35:, 100:] = image.mean()
     drop = network.log_odds(image[None], "World") - network.log_odds(covered[None], "World")
-    assert found[-1, -1] == pytest.approx(drop[0], rel=1e-3)
+    assert heat[-1, -1] == pytest.approx(drop[0], rel=1e-3)
     against = explain.occlusion(network, image, "Jazz", (2, 4))  # what speaks for one speaks
     assert against[-1, -1] < 0  # against the other
 
@@ -110,7 +109,7 @@ def test_occlusion_finds_the_planted_place():
 def test_random_weights_change_the_map():
     maps = explain.randomised(_averaging(), _noise(), "Jazz", seed=1)
     assert list(maps) == ["trained", "head random", "head and block 5 random", "all random"]
-    alike = saliency.rank_correlations(maps)
+    alike = explain.rank_correlations(maps)
     assert alike["trained"] == pytest.approx(1)
     assert (alike.drop("trained").abs() < 0.7).all()
 
@@ -120,26 +119,25 @@ def test_a_map_that_does_not_look_at_the_weights_is_found_out(monkeypatch):
         return np.abs(np.gradient(image.mean(axis=-1))[0])
 
     monkeypatch.setattr(explain, "grad_cam", edges)
-    alike = saliency.rank_correlations(explain.randomised(_averaging(), _noise(), "Jazz"))
+    alike = explain.rank_correlations(explain.randomised(_averaging(), _noise(), "Jazz"))
     assert alike.to_numpy() == pytest.approx(np.ones(4))
 
 
-def test_only_the_parts_named_are_random():
+def test_only_the_layers_named_are_random():
     network = _averaging()
-    part = network.randomised(("block5",), seed=3)
-    for name, (kernel, _) in part.arrays.items():
+    drawn = network.randomised(("block5",), seed=3)
+    for name, (kernel, _) in drawn.arrays.items():
         assert (kernel == ARRAYS[name][0]).all() == (not name.startswith("block5"))
-    assert part.head is network.head
-    head, again = (network.randomised(("head",), seed=3) for _ in range(2))
+    head, again = (network.randomised((), seed=3) for _ in range(2))
     pairs = zip(head.head.weights_, again.head.weights_, strict=True)
-    assert all((one == two).all() for one, two in pairs)
-    assert head.arrays is network.arrays
+    assert all((first == second).all() for first, second in pairs)
+    assert all(head.arrays[name][0] is ARRAYS[name][0] for name in ARRAYS)
     assert not (head.head.weights_[0] == network.head.weights_[0]).all()
     assert (network.head.weights_[0] == np.eye(512)).all()  # the original is as it was
 
 
 def test_a_flat_map_has_no_correlation():
-    alike = saliency.rank_correlations({"a": np.arange(6.0), "b": np.zeros(6), "c": -np.arange(6)})
+    alike = explain.rank_correlations({"a": np.arange(6.0), "b": np.zeros(6), "c": -np.arange(6)})
     assert alike[["a", "c"]].to_numpy() == pytest.approx([1, -1])
     assert np.isnan(alike["b"])
 
@@ -166,24 +164,69 @@ def _predictions():
     for genre in GENRES:
         rest = (1 - table["confidence"]) / 2
         table[f"p_{genre}"] = table["confidence"].where(table["y_pred"] == genre, rest)
-    where = {"system": "cnn-mel", "protocol": "artist", "fold": 0}
-    return table.drop(columns="confidence").assign(**where)
+    return table.drop(columns="confidence").assign(system="cnn-mel", protocol="artist", fold=0)
 
 
 def test_examples_are_the_surest_of_each_kind():
-    found = saliency.examples(_predictions().sample(frac=1, random_state=1), [("Jazz", "World")])
+    chosen = explain.examples(_predictions().sample(frac=1, random_state=1), [("Jazz", "World")])
     columns = ["pair", "kind", "clip_id", "y_true", "y_pred", "confidence"]
-    assert found[columns].to_numpy().tolist() == [
+    assert chosen[columns].to_numpy().tolist() == [
         ["Jazz/World", "right", "c0", "Jazz", "Jazz", 0.9],
         ["Jazz/World", "right", "c3", "World", "World", 0.6],
         ["Jazz/World", "wrong", "c5", "Jazz", "World", 0.8],
     ]
-    assert saliency.examples(_predictions(), []).empty
+    assert explain.examples(_predictions(), []).empty
 
 
 def test_examples_of_several_systems_or_without_probabilities_are_refused():
     table = _predictions()
     with pytest.raises(GenreUtilsError, match="one system under one protocol"):
-        saliency.examples(pd.concat([table, table.assign(system="b")]), [("Jazz", "World")])
+        explain.examples(pd.concat([table, table.assign(system="b")]), [("Jazz", "World")])
     with pytest.raises(GenreUtilsError, match="cnn-mel has no probabilities"):
-        saliency.examples(table.drop(columns="p_World"), [("Jazz", "World")])
+        explain.examples(table.drop(columns="p_World"), [("Jazz", "World")])
+
+
+def test_the_pair_that_is_confused_most():
+    true = ["A"] * 10 + ["B"] * 10 + ["C"] * 4
+    answer = ["B"] * 2 + ["A"] * 8 + ["B"] * 9 + ["C"] + ["B", "B", "C", "C"]
+    table = pd.DataFrame({"y_true": true, "y_pred": answer})
+    assert explain.most_confused(table) == [("B", "C")]  # 3 of 14; A and B are 2 of 20
+    assert explain.most_confused(table, 2) == [("B", "C"), ("A", "B")]
+
+
+def test_each_clip_is_explained_by_the_head_that_was_not_trained_on_it(cache, monkeypatch):
+    """Folds under the examples' protocol, the run's own look, and nothing is computed twice."""
+    rng, run = np.random.default_rng(1), Run(cache / "run")
+    table = _predictions().assign(fold=[0, 1, 0, 2, 2, 1, 0])
+    ids = list(table["clip_id"])
+    clips = table[["clip_id"]].assign(genre=table["y_true"], status="ok")
+    run.write("clips", clips)
+    run.write("audio", pd.DataFrame({"clip_id": ids, "sha256": [f"sha {i}" for i in ids]}))
+    other = table.assign(protocol="random", fold=9)
+    run.write("splits", pd.concat([other, table])[["protocol", "clip_id", "fold"]])
+    run.record("look", LOOK)
+    stores = {name: Store(cache, name, {}) for name in ("mel", "vgg-mel")}
+    shas = [f"sha {i}" for i in ids]
+    stores["mel"].put(shas, rng.uniform(-80, 0, (len(ids), 64, 64)).astype(np.float32))
+    stores["vgg-mel"].put(shas, rng.random((len(ids), 2, 2, 512)).astype(np.float16))
+    run.record_arrays(stores)
+    chosen = explain.examples(table, [("Jazz", "World")])
+    trained, fit = [], HeadClassifier.fit
+
+    def counted(self, X, y):
+        trained.append((len(X), self.seed))
+        return fit(self, X, y)
+
+    monkeypatch.setattr(HeadClassifier, "fit", counted)
+    how = {"settings": {"epochs": 1, "seed": 5}, "patches": (1, 2)}
+    maps = explain.explained(run, chosen, **how)
+    assert sorted(chosen["fold"]) == [1, 1, 2]
+    assert trained == [(5, 5 + 1), (5, 5 + 2)]
+    assert maps["gradient"].shape == maps["occlusion"].shape == (3, 64, 64)
+    assert np.array_equal(maps["sanity: trained"], maps["gradient"][0])
+    assert all(len(np.unique(values)) <= 2 for values in maps["occlusion"])
+    again = explain.explained(run, chosen, **how)
+    assert len(trained) == 2
+    assert np.array_equal(again["occlusion"], maps["occlusion"])
+    explain.explained(run, chosen, **how | {"patches": (2, 1)})
+    assert len(trained) == 4
