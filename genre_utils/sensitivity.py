@@ -142,14 +142,14 @@ def _arrays(base: Base, choice: Choice, system: str, settings: dict) -> Store:
     ids = list(base.clips["sha256"])
     (taken,) = SYSTEMS[system].arrays
     feature = taken.removeprefix("vgg-")
+    named = (*CUTTING, "channels", "preprocessing")
+    look = features.Look(**{name: settings[name] for name in named})
     if choice.name in CUTTING:
-        how = {name: settings[name] for name in CUTTING}
-        made = features.stores(base.run.cache, **how, fresh=False)
         touched = {SYSTEMS[name].arrays[0].removeprefix("vgg-") for name in choice.systems}
-        targets = {name: store for name, store in made.items() if name in touched}
         files = [base.audio / path for path in base.clips["path"]]
-        features.extract_all(files, ids, targets, jobs=base.jobs, **how)
-        source = made[feature]
+        source = features.extract_all(
+            files, ids, base.run.cache, look, sorted(touched), jobs=base.jobs
+        )[feature]
     else:
         source = base.run.arrays(feature)
     if system == SVM:
@@ -159,10 +159,10 @@ def _arrays(base: Base, choice: Choice, system: str, settings: dict) -> Store:
     trunk = load_weights(settings["weights"])
     if trunk.digest != base.run.recorded("weights")["digest"]:
         raise GenreUtilsError(f"weights={settings['weights']} are no longer those of the run")
-    look = {name: settings[name] for name in ("mel_scale", "channels", "preprocessing")}
     # The run's, also on a machine that would take another.
-    look["precision"] = base.run.recorded("precision")["trunk"]
-    return vgg.compute_maps(source, feature, ids, trunk, base.run.cache, **look)[taken]
+    precision = base.run.recorded("precision")["trunk"]
+    made = vgg.compute_maps(source, feature, ids, trunk, base.run.cache, look, precision=precision)
+    return made[taken]
 
 
 def predict(base: Base, choice: Choice, value: Any) -> pd.DataFrame:  # noqa: ANN401

@@ -23,7 +23,6 @@ from genre_utils.store import Store, file_digest
 distributed = pytest.importorskip(
     "distributed", reason="distributed is not installed: no scheduler to test with"
 )
-USUAL = {"offset": 0.0, "fill": "repeat", "mel_scale": "db"}
 
 
 def _free_port():
@@ -80,8 +79,8 @@ def clips(tmp_path_factory):
 def test_features_are_those_of_this_machine_to_the_last_bit(cluster, clips, tmp_path):
     made = {}
     for scheduler in ("", cluster):
-        stores = features.stores(tmp_path / f"by{bool(scheduler)}", **USUAL, fresh=False)
-        assert features.extract_all(*clips, stores, scheduler=scheduler, **USUAL) == 36
+        root = tmp_path / f"by{bool(scheduler)}"
+        stores = features.extract_all(*clips, root, scheduler=scheduler)
         made[scheduler] = {name: store.load(clips[1]) for name, store in stores.items()}
     for name, rows in made[""].items():
         assert np.array_equal(rows, made[cluster][name]), name
@@ -162,9 +161,8 @@ def test_an_error_of_the_task_comes_through_as_it_is(jobs, request):
 
 def test_an_address_where_nothing_answers_is_one_line(clips, tmp_path):
     address = f"tcp://127.0.0.1:{_free_port()}"
-    stores = features.stores(tmp_path, **USUAL, fresh=False)
     with pytest.raises(GenreUtilsError, match=r"^no Dask scheduler answers at [^\n]*$") as caught:
-        features.extract_all(*clips, stores, scheduler=address, **USUAL)
+        features.extract_all(*clips, tmp_path, scheduler=address)
     assert address in str(caught.value)
 
 

@@ -40,10 +40,9 @@ def _small_maps(*args, **kwargs):
     """Stand for the trunk: rows of 512 numbers that depend on all that it is given."""
     given = REAL_COMPUTE.bind(*args, **kwargs)
     given.apply_defaults()
-    features_, name, ids, trunk, root, scale, channels, how, precision, *_ = (
-        given.arguments.values()
-    )
-    key = [features_.folder.name, name, trunk.digest, scale, channels, how]
+    features_, name, ids, trunk, root, look, precision, *_ = given.arguments.values()
+    channels, how = look.channels, look.preprocessing
+    key = [features_.folder.name, name, trunk.digest, look.mel_scale, channels, how]
     assert precision == "bfloat16"  # the run's
     store = Store(root, f"vgg-{name}", {"key": key})
     todo = store.missing(ids)
@@ -112,8 +111,8 @@ def finished(tmp_path_factory):
         run.write("splits", folds)
         run.write("audio", pd.DataFrame({"clip_id": digests.keys(), "sha256": digests.values()}))
         used, ids = run.usable_clips(), list(digests.values())
-        stores = features.stores(run.cache, **CUT, fresh=False)
-        features.extract_all([root / "audio" / p for p in used["path"]], ids, stores, **CUT)
+        files = [root / "audio" / p for p in used["path"]]
+        stores = features.extract_all(files, ids, run.cache, features.Look(**CUT))
         maps = {}
         for name in paper.SHAPES:
             maps |= _small_maps(stores[name], name, ids, trunk, run.cache, precision="bfloat16")

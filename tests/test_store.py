@@ -364,10 +364,8 @@ def test_the_date_of_the_key_is_that_of_the_last_use(rows):
 
 
 def test_another_parameter_makes_anew_only_what_depends_on_it(tmp_path):
-    usual = {"offset": 0.0, "fill": "repeat", "mel_scale": "db"}
-
     def names(**other):
-        made = features.stores(tmp_path, **usual | other, fresh=False)
+        made = features.extract_all([], [], tmp_path, features.Look(**other))
         return {name: store.folder.name for name, store in made.items()}
 
     first = names()
@@ -381,11 +379,11 @@ def test_another_parameter_makes_anew_only_what_depends_on_it(tmp_path):
 def test_maps_follow_their_features_and_the_look_of_the_images_alone(cache, tmp_path):
     trunk = weights.load_weights("random")
 
-    def folder(offset=0.0, mel_scale="db", **look):
-        cut = {"offset": offset, "fill": "repeat", "mel_scale": mel_scale}
-        mfcc = features.stores(tmp_path, **cut, fresh=False)["mfcc"]
-        how = {"precision": "float32", "keep": ("vgg", "pooled")} | look
-        made = vgg.compute_maps(mfcc, "mfcc", [], trunk, tmp_path, **how)
+    def folder(keep=("vgg", "pooled"), **changed):
+        look = features.Look(**changed)
+        mfcc = features.extract_all([], [], tmp_path, look)["mfcc"]
+        how = {"precision": "float32", "keep": keep}
+        made = vgg.compute_maps(mfcc, "mfcc", [], trunk, tmp_path, look, **how)
         return made["vgg-mfcc"].folder.name
 
     first = folder()

