@@ -36,13 +36,15 @@ if TYPE_CHECKING:
 LAYER, CELL = "block5_conv3", 16  # pixels from one of its places to the next
 PATCHES = (4, 10)  # of occlusion, along frequency and time: 54 mel bands by 2 s
 BATCH = 8
+# Stages of the sanity check -> how the names of the trunk's random layers start.
+RANDOM = {"head random": (), "head and block 5 random": ("block5",), "all random": ("block",)}
 
 
 class Network:
-    """Frozen trunk and trained head joined: from images to genres, in float32.
+    """Frozen trunk and trained head joined: ``model`` gives values of `LAYER` and logits.
 
-    The stored maps that the head was trained on are float16: probabilities differ from those of
-    predictions.csv in the third digit or later.
+    All in float32, while the maps that the head was trained on are stored as float16:
+    probabilities differ from those of predictions.csv in the third digit or later.
 
     Parameters
     ----------
@@ -53,11 +55,6 @@ class Network:
     image_shape : (height, width)
     preprocessing : {"vgg16", "scale"}
         As the maps were made.
-
-    Attributes
-    ----------
-    model : keras.Model
-        Gives the values of `LAYER` and the logits [n, n_classes].
     """
 
     def __init__(
@@ -72,11 +69,10 @@ class Network:
         self.arrays, self.head = arrays, head
         self.image_shape, self.preprocessing = tuple(image_shape), preprocessing
         trunk = build_trunk((*self.image_shape, 3), arrays)
-        self._layers = build_head(trunk.output_shape[1:], len(head.classes_), pooling=head.pooling)
-        self._layers.set_weights(head.weights_)
-        self._layers.layers[-1].activation = keras.activations.linear  # softmax mixes genres
-        outputs = [trunk.get_layer(LAYER).output, self._layers(trunk.output)]
-        self.model = keras.Model(trunk.input, outputs)
+        upper = build_head(trunk.output_shape[1:], len(head.classes_), pooling=head.pooling)
+        upper.set_weights(head.weights_)
+        upper.layers[-1].activation = keras.activations.linear  # softmax mixes genres
+        self.model = keras.Model(trunk.input, [trunk.get_layer(LAYER).output, upper(trunk.output)])
 
     def inputs(self, images: np.ndarray) -> "tf.Tensor":
         """Images [n, height, width, 3], 0..255, as ``model`` takes them."""
@@ -100,17 +96,6 @@ class Network:
         if genre not in known:
             raise UsageError(f"unknown genre {genre!r}: one of {', '.join(known)}")
         return known.index(genre)
-
-    def randomised(self, start: tuple[str, ...], seed: int = 0) -> "Network":
-        """Copy with random weights in the head and in the layers whose names start like that."""
-        from genre_utils.backend import keras
-
-        keras.utils.set_random_seed(seed)
-        head, shape = copy.copy(self.head), self._layers.input_shape[1:]
-        head.weights_ = build_head(shape, len(head.classes_), pooling=head.pooling).get_weights()
-        drawn = random_arrays(seed) if start else {}
-        arrays = {n: drawn[n] if n.startswith(start) else self.arrays[n] for n in self.arrays}
-        return Network(arrays, head, self.image_shape, self.preprocessing)
 
 
 def grad_cam(network: Network, image: np.ndarray, genre: str) -> np.ndarray:
@@ -183,27 +168,24 @@ def randomised(
 ) -> dict[str, np.ndarray]:
     """Sanity check of `grad_cam`: weights drawn at random, from the head downwards.
 
-    Parameters
-    ----------
-    network, image, genre
-        As for `grad_cam`.
-    seed : int
-        Of the random weights.
-
     Returns
     -------
     dict
         "trained", "head random", "head and block 5 random", "all random" -> map. Compare them with
         `rank_correlations`.
     """
-    stages = {
-        "head random": (),
-        "head and block 5 random": ("block5",),
-        "all random": ("block",),
-    }
+    from genre_utils.backend import keras
+
     maps = {"trained": grad_cam(network, image, genre)}
-    for name, start in stages.items():
-        maps[name] = grad_cam(network.randomised(start, seed), image, genre)
+    head, drawn = copy.copy(network.head), random_arrays(seed)
+    keras.utils.set_random_seed(seed)
+    shape = [n // 32 for n in network.image_shape]
+    fresh = build_head((*shape, 512), len(head.classes_), pooling=head.pooling)
+    head.weights_ = fresh.get_weights()
+    for name, start in RANDOM.items():
+        arrays = {n: (drawn if n.startswith(start) else network.arrays)[n] for n in drawn}
+        part = Network(arrays, head, network.image_shape, network.preprocessing)
+        maps[name] = grad_cam(part, image, genre)
     return maps
 
 
@@ -221,15 +203,12 @@ def rank_correlations(maps: dict[str, np.ndarray]) -> pd.Series:
 def most_confused(predictions: pd.DataFrame, n: int = 1) -> list[tuple[str, str]]:
     """Return the n pairs of genres that are taken for each other most, as a share of their clips.
 
-    Parameters
-    ----------
-    predictions : pd.DataFrame
-        y_true, y_pred of one system under one protocol.
+    ``predictions`` (y_true, y_pred) are of one system under one protocol.
     """
     genres = sorted(set(predictions["y_true"]) | set(predictions["y_pred"]))
     counts = confusion_matrix(predictions["y_true"], predictions["y_pred"], labels=genres)
-    clips = np.maximum(np.add.outer(counts.sum(axis=1), counts.sum(axis=1)), 1)
-    rate = (counts + counts.T) / clips
+    of_genre = counts.sum(axis=1)
+    rate = (counts + counts.T) / np.maximum(np.add.outer(of_genre, of_genre), 1)
     pairs = sorted(combinations(range(len(genres)), 2), key=lambda pair: -rate[pair])
     return [(genres[i], genres[j]) for i, j in pairs[:n]]
 
@@ -240,7 +219,8 @@ def examples(predictions: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> pd.
     Parameters
     ----------
     predictions : pd.DataFrame
-        Rows of predictions.csv of one system with probabilities under one protocol.
+        Rows of predictions.csv of one system with probabilities under one protocol; GenreUtilsError
+        for others.
     pairs : sequence of (genre, genre)
 
     Returns
@@ -249,11 +229,6 @@ def examples(predictions: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> pd.
         pair, kind ("right", "wrong"), protocol, clip_id, fold, y_true, y_pred, confidence: four
         rows a pair (right in each genre, wrong in each direction), fewer where no clip was
         answered so. Of equally sure clips the first by clip_id.
-
-    Raises
-    ------
-    GenreUtilsError
-        Several systems or protocols, or no probabilities.
     """
     if len(predictions[["system", "protocol"]].drop_duplicates()) != 1:
         raise GenreUtilsError("examples are chosen of one system under one protocol")
@@ -279,14 +254,14 @@ def explained(
 ) -> dict[str, np.ndarray]:
     """Explain the answers to chosen clips, each by the head that was not trained on it.
 
-    The heads are trained once more, for the folds of the chosen clips. The result is kept on disk.
+    These heads are trained once more. The result is kept on disk.
 
     Parameters
     ----------
     run : Run
         A run with mel-spectrograms and VGG-16 maps of them.
     chosen : pd.DataFrame
-        From `examples`; one protocol.
+        From `examples`.
     settings : dict
         Of `HeadClassifier`, as in the cross-validation (``seed`` is moved on by the fold).
     patches : (rows, columns)
