@@ -4,12 +4,10 @@ A saved model is a folder: ``arrays.npz`` (plain arrays), ``model.json`` (what t
 model has heard, a digest of it all) and ``README.md``, the model card. No pickle is written or
 read: a folder from elsewhere can at worst be refused.
 
-The model is trained on all usable clips. How good it is on new artists is estimated before, by
-`systems.cross_validate` in folds over artists; one temperature, fitted on the same answers,
-calibrates its confidence (Guo et al., ICML 2017).
-
-Answers are kept in the cache by the content of the sound file, so that a long list of files goes
-on where it was stopped. TensorFlow starts only where there is something new to hear.
+The model is trained on all usable clips. Before, `systems.cross_validate` in folds over artists
+says how good it is on new artists; one temperature, fitted on the same answers, calibrates its
+confidence (Guo et al., ICML 2017). Answers are kept in the cache by the content of the sound file:
+a long list goes on where it was stopped, and TensorFlow starts only for what is new.
 """
 
 import hashlib
@@ -29,7 +27,7 @@ import numpy as np
 import pandas as pd
 from jinja2 import Environment, StrictUndefined
 
-from genre_utils import __version__, paper
+from genre_utils import __version__, paper, store
 from genre_utils.data import audio, datasets, splits
 from genre_utils.extraction import features, vgg
 from genre_utils.metrics import evaluate, intervals
@@ -37,20 +35,7 @@ from genre_utils.metrics.confidence import apply_temperature, fit_temperature
 from genre_utils.models import explain, systems
 from genre_utils.models.cnn import POOLING, HeadClassifier
 from genre_utils.runtime import GenreUtilsError, UsageError, progress
-from genre_utils.store import (
-    KEY,
-    Run,
-    Store,
-    cache_dir,
-    code_digest,
-    digest,
-    file_digest,
-    remembered,
-    versions,
-    write_atomic,
-    write_json,
-    write_text,
-)
+from genre_utils.store import Run, Store, cache_dir, code_digest, digest, remembered
 
 # Name -> settings of `HeadClassifier`. Both are the system "cnn-mel", trained on stored `MAPS`.
 SYSTEMS = MappingProxyType(
@@ -115,11 +100,11 @@ class SavedModel:
     def save(self, folder: str | Path) -> None:
         """Write the folder; UsageError if there are files in it that are no model."""
         folder = check_target(folder)
-        write_atomic(folder / ARRAYS, lambda part: np.savez(part, **self.arrays))
-        write_text(folder / CARD, card(self))
+        store.write_atomic(folder / ARRAYS, lambda part: np.savez(part, **self.arrays))
+        store.write_text(folder / CARD, card(self))
         known = {"format": FORMAT, "classes": self.classes, "temperature": self.temperature}
         # Last, so that half a model is never taken for one.
-        write_json(folder / FACTS, {**known, "digest": self.digest, "facts": self.facts})
+        store.write_json(folder / FACTS, {**known, "digest": self.digest, "facts": self.facts})
 
     @classmethod
     def load(cls, folder: str | Path) -> "SavedModel":
@@ -226,18 +211,13 @@ def train(
     dataset, data_dir : str
         Name in `datasets.DATASETS` and its folder.
     out : str or Path
-        The model's folder.
+        The model's folder; UsageError if it holds other files.
     system : str
-        A key of `SYSTEMS`.
+        A key of `SYSTEMS`; UsageError for another.
     epochs : int
         Of the training; 0: the system's own number.
     jobs : int
         Workers that read audio.
-
-    Raises
-    ------
-    UsageError
-        As `fit`; an unknown data set, or a folder that is not to be written to.
     """
     _check_system(system)
     check_target(out)
@@ -255,8 +235,8 @@ def train(
     files, ids = [folder / path for path in used["path"]], list(used["sha256"])
     root, look, weights = cache_dir() / "arrays", features.Look(), vgg.load_weights()
     mel = features.extract_all(files, ids, root, look, ["mel"], jobs=jobs)["mel"]
-    store = vgg.compute_maps(mel, "mel", ids, weights, root, look)[MAPS]
-    model = fit(clips, store, folds, root / "folds", system=system, epochs=epochs)
+    maps = vgg.compute_maps(mel, "mel", ids, weights, root, look)[MAPS]
+    model = fit(clips, maps, folds, root / "folds", system=system, epochs=epochs)
     model.save(out)
     return model
 
@@ -283,7 +263,7 @@ def _check_system(system: str) -> None:
 
 def fit(
     clips: pd.DataFrame,
-    store: Store,
+    maps: Store,
     folds: pd.DataFrame | str,
     root: Path,
     *,
@@ -295,8 +275,9 @@ def fit(
     Parameters
     ----------
     clips : pd.DataFrame
-        The whole clip table, refused rows included, with sha256 of the audio.
-    store : Store
+        The whole clip table, refused rows included, with sha256 of the audio; UsageError for
+        usable clips of fewer than two genres.
+    maps : Store
         VGG-16 maps of mel-spectrograms.
     folds : pd.DataFrame or str
         Rows of splits.csv, protocol ``artist``; a text says why there are none.
@@ -304,11 +285,6 @@ def fit(
         Folder that keeps finished folds and the trained head.
     system, epochs
         As for `train`.
-
-    Raises
-    ------
-    UsageError
-        An unknown system, or clips of fewer than two genres.
     """
     _check_system(system)
     settings = SYSTEMS[system] | ({"epochs": epochs} if epochs else {})
@@ -320,27 +296,27 @@ def fit(
     temperature, estimate = 1.0, {"unknown": folds}
     if not isinstance(folds, str):
         tested, _ = systems.cross_validate(
-            "cnn-mel", {MAPS: store}.__getitem__, used, folds, settings=settings, root=root
+            "cnn-mel", {MAPS: maps}.__getitem__, used, folds, settings=settings, root=root
         )
         temperature, estimate = _estimate(tested, used)
     y = used["genre"].to_numpy(dtype=str)
 
     def trained() -> dict[str, np.ndarray]:
-        head = HeadClassifier(**settings).fit(store.load(list(used["sha256"])), y)
+        head = HeadClassifier(**settings).fit(maps.load(list(used["sha256"])), y)
         arrays = dict(zip(HEAD, head.weights_, strict=True))
         if head.pooling == "flatten":  # half of its 120 MB; predictions use the rounded numbers
             arrays["kernel_1"] = arrays["kernel_1"].astype(np.float16)
         return arrays
 
-    key = [settings, store.folder.name, list(used["sha256"]), list(y), code_digest(HeadClassifier)]
+    key = [settings, maps.folder.name, list(used["sha256"]), list(y), code_digest(HeadClassifier)]
     arrays = remembered(root / f"model-{digest(key)[:24]}.npz", trained)
     facts = {
         "system": system,
         "settings": settings,
         "data": _heard(clips),
-        "features": _recipe(store),
+        "features": _recipe(maps),
         "estimate": estimate,
-        "versions": {"genre_utils": __version__, **versions()},
+        "versions": {"genre_utils": __version__, **store.versions()},
     }
     return SavedModel(tuple(np.unique(y).tolist()), arrays, temperature, facts)
 
@@ -381,27 +357,22 @@ def _heard(clips: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def _recipe(store: Store) -> dict[str, Any]:
-    """How the maps of a store are made from sound: what `Predictor` repeats with a new file."""
-    maps = json.loads((store.folder / KEY).read_text(encoding="utf-8"))
-    mel = json.loads((store.folder.parent / maps["features"] / KEY).read_text(encoding="utf-8"))
-    known = maps | mel["audio"] | {"mel_scale": mel["scale"]}
+def _recipe(maps: Store) -> dict[str, Any]:
+    """How the maps are made from sound: what `Predictor` repeats with a new file."""
+    key = json.loads((maps.folder / store.KEY).read_text(encoding="utf-8"))
+    mel = maps.folder.parent / key["features"] / store.KEY
+    mel = json.loads(mel.read_text(encoding="utf-8"))
+    known = key | mel["audio"] | {"mel_scale": mel["scale"]}
     look = {name: known[name] for name in asdict(features.Look())}
-    return {"look": look, "weights": maps["weights"], "precision": maps["precision"]}
+    return {"look": look, "weights": key["weights"], "precision": key["precision"]}
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model says of one file.
+    """What a model says of one file; ``refused`` says why it cannot be used, "" when it can.
 
-    Attributes
-    ----------
-    path : Path
-    windows : pd.DataFrame
-        start_s and a column a genre: calibrated probabilities of each window of 20 s; NaN where a
-        window is silent. Empty when the file is refused.
-    refused : str
-        Why the file cannot be used; "" when it can.
+    ``windows`` has start_s and a column a genre: calibrated probabilities of each window of 20 s,
+    NaN where a window is silent; empty when the file is refused.
     """
 
     path: Path
@@ -474,13 +445,7 @@ class Predictor:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return `explain.grad_cam` and `explain.occlusion` of a window, each [216, 626].
 
-        Parameters
-        ----------
-        mel : np.ndarray [shape=(216, 626)]
-            Mel-spectrogram on the scale of ``look``.
-        genre : str
-        patches : (rows, columns)
-            Of `explain.occlusion`.
+        ``mel`` is a mel-spectrogram [216, 626] on the scale of ``look``.
         """
 
         def make() -> dict[str, np.ndarray]:
@@ -510,7 +475,7 @@ class Predictor:
             return {"start_s": np.array(list(proba)), "proba": np.array(list(proba.values()))}
 
         try:
-            key = {"sound": file_digest(path)} if path.is_file() else {}
+            key = {"sound": store.file_digest(path)} if path.is_file() else {}
         except OSError:
             key = {}
         return self._kept("heard", key, hear) if key else hear()  # which says why it cannot be read
@@ -546,18 +511,10 @@ class Predictor:
 def answer(
     folder: str | Path, places: Iterable[str | Path], *, form: str = "table", jobs: int = 1
 ) -> int:
-    """Print what a model says of sound files; return how many were refused.
+    """Print what the model in ``folder`` says of sound files; return how many were refused.
 
-    Parameters
-    ----------
-    folder : str or Path
-        The model.
-    places : iterable of str or Path
-        See `audio.sound_files`.
-    form : {"table", "csv", "json"}
-        Of the answers on the standard output; all else goes to the standard error.
-    jobs : int
-        Files at a time.
+    ``places`` are those of `audio.sound_files`, ``form`` is one of table, csv, json. The answers
+    go to the standard output, all else to the standard error. ``jobs`` files are heard at a time.
     """
     files = audio.sound_files(places)
     predictor = Predictor(folder)
@@ -590,14 +547,12 @@ def _table(answers: list[Prediction], classes: list[str]) -> str:
 
 
 def _csv(answers: list[Prediction], classes: list[str]) -> str:
-    rows = [
-        {"path": printable(said.path), "genre": said.genre, "confidence": said.confidence}
-        | {f"p_{genre}": p for genre, p in said.probabilities.items()}
-        | {"refused": said.refused}
-        for said in answers
-    ]
-    columns = ["path", "genre", "confidence", *(f"p_{genre}" for genre in classes), "refused"]
-    table = pd.DataFrame(rows, columns=columns)
+    table = pd.DataFrame([said.probabilities for said in answers]).reindex(columns=classes)
+    table = table.add_prefix("p_").reset_index(drop=True)
+    table.insert(0, "path", [printable(said.path) for said in answers])
+    table.insert(1, "genre", [said.genre for said in answers])
+    table.insert(2, "confidence", [said.confidence for said in answers])
+    table["refused"] = [said.refused for said in answers]
     return table.to_csv(index=False, float_format="%.6f", lineterminator="\n").rstrip("\n")
 
 
