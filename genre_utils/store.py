@@ -10,33 +10,48 @@ two runs at once cannot spoil each other's, and what a broken machine left half 
 What a run leaves in its folder, one file a stage: the notebooks read and write through this.
 """
 
+import ast
 import hashlib
 import json
 import os
+import sys
 import tempfile
+import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from datetime import UTC, datetime
+from functools import lru_cache
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from platformdirs import user_cache_path
 
 from genre_utils import paper
 from genre_utils.runtime import GenreUtilsError
 
-# ---- store ----
-KEY = "key.txt"  # parameters of a store; its date is that of the last use
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = "genre_utils"
+# They carry numbers and do not make any: a change of them makes nothing stale.
+INFRASTRUCTURE = tuple(f"{PACKAGE}.{name}" for name in ("store", "runtime", "backend"))
+DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+DISTRIBUTIONS = {"sklearn": "scikit-learn", "yaml": "pyyaml"}  # where import and package differ
+KEY = "key.txt"  # parameters of a store
 LEFT_OVER = ".part-"  # start of a temporary file's name
 
 
 def cache_dir() -> Path:
-    """Folder of everything kept between runs: ``$GENRE_UTILS_CACHE`` or ~/.cache/genre-utils."""
-    return Path(os.environ.get("GENRE_UTILS_CACHE") or Path.home() / ".cache" / "genre-utils")
+    """Folder of everything kept between runs: ``$GENRE_UTILS_CACHE``, or the system's cache folder.
+
+    A folder ~/.cache/genre-utils from an earlier version serves where the system's is not there.
+    """
+    if chosen := os.environ.get("GENRE_UTILS_CACHE"):
+        return Path(chosen).expanduser()
+    place, earlier = user_cache_path("genre-utils", False), Path.home() / ".cache" / "genre-utils"
+    return earlier if earlier.is_dir() and not place.is_dir() else place
 
 
 def digest(value: Any) -> str:  # noqa: ANN401
@@ -45,14 +60,57 @@ def digest(value: Any) -> str:  # noqa: ANN401
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def source_version(names: Iterable[str]) -> str:
-    """Digest of modules' source text, by their names: nothing is imported (TensorFlow would be)."""
-    return digest([Path(find_spec(name).origin).read_text(encoding="utf-8") for name in names])
+def code_digest(*objects: Any) -> str:  # noqa: ANN401
+    """Digest of the code that makes a result: an edited stage is computed anew.
+
+    Covers the modules in which ``objects`` (classes, functions, modules) are defined, every module
+    of this package that these import, directly or through others, and the versions of the other
+    packages that they import. Docstrings and comments do not count. Nothing is imported for it.
+
+    Returns
+    -------
+    str
+        16 hexadecimal digits.
+    """
+    names = [getattr(item, "__module__", None) or item.__name__ for item in objects]
+    code: dict[str, str] = {}
+    packages: set[str] = set()
+    while names:
+        name = names.pop()
+        if name in code or name in INFRASTRUCTURE:
+            continue
+        code[name], own, others = _parsed(name)
+        names += own
+        packages |= others
+    names = {DISTRIBUTIONS.get(name, name) for name in packages - set(sys.stdlib_module_names)}
+    return digest([code, {name: version(name) for name in names}])[:16]
 
 
-def code_version(*modules: ModuleType) -> str:
-    """Short `source_version` of imported modules: an edited stage is computed anew."""
-    return source_version(module.__name__ for module in modules)[:16]
+@lru_cache
+def _parsed(name: str) -> tuple[str, list[str], set[str]]:
+    """Digest of a module without docstrings, its imports from here, its other packages."""
+    tree = ast.parse(Path(find_spec(name).origin).read_text(encoding="utf-8"))
+    own, others = [], set()
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list) and isinstance(node, DOCUMENTED) and ast.get_docstring(node):
+            node.body = body[1:]
+        if isinstance(node, ast.Import):
+            others |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            others.add(node.module.partition(".")[0])
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            if node.module.startswith(PACKAGE):
+                own += [n if n in _modules() else node.module for n in names]
+    own = [module for module in own if module != PACKAGE]
+    return digest(ast.dump(tree)), own, others - {PACKAGE}
+
+
+@lru_cache(1)
+def _modules() -> set[str]:
+    """Names of all modules of this package."""
+    paths = (path.relative_to(ROOT).with_suffix("") for path in Path(__file__).parent.rglob("*.py"))
+    return {".".join(path.parts) for path in paths}
 
 
 def file_digest(path: str | Path) -> str:
@@ -98,12 +156,20 @@ def remembered(
 
     The name must say all that the arrays depend on (a digest).
     """
-    path = Path(path)
-    if not path.is_file():
+    arrays = read_npz(path)
+    if arrays is None:
         arrays = make()
         write_atomic(path, lambda part: np.savez(part, **arrays))
-    with np.load(path) as stored:
-        return dict(stored)
+    return arrays
+
+
+def read_npz(path: str | Path) -> dict[str, np.ndarray] | None:
+    """Return the arrays of an ``.npz`` file; None where it is not there or damaged."""
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            return dict(stored)
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error):
+        return None
 
 
 class Store:
@@ -116,25 +182,18 @@ class Store:
     name : str
         What the rows are ("mel", "vgg-mel").
     key : dict
-        JSON-able: every parameter the rows depend on, `code_version` included.
-    fresh : bool
-        Ignore and remove what is there (``--force``).
+        JSON-able: every parameter the rows depend on, `code_digest` included.
     """
 
-    def __init__(self, root: Path, name: str, key: dict, *, fresh: bool = False) -> None:
+    def __init__(self, root: Path, name: str, key: dict) -> None:
         self._open(Path(root) / f"{name}-{digest(key)[:16]}")
         if not (self.folder / KEY).is_file():
             write_json(self.folder / KEY, key)
-        if fresh:
-            for path in [*self.folder.glob("*.json"), *self.folder.glob("*.npy")]:
-                path.unlink(missing_ok=True)
 
     def _open(self, folder: Path) -> None:
         self.folder = folder
         self._index: dict[str, tuple[str, int]] = {}
         self._seen: set[str] = set()
-        with suppress(OSError):  # not there yet, or on a read-only disk
-            os.utime(folder / KEY)  # when it was last used, for `cache prune`
 
     @classmethod
     def opened(cls, folder: str | Path) -> "Store":
@@ -255,8 +314,6 @@ class Rows:
             ) from None
 
 
-# ---- artefacts ----
-ROOT = Path(__file__).resolve().parent.parent
 # File -> the notebook that writes it.
 TABLES = {
     "clips": "01_data",
@@ -284,6 +341,7 @@ TEXT_COLUMNS = (
     "status",
     "y_true",
     "y_pred",
+    "group",
 )
 PACKAGES = ("librosa", "soundfile", "numpy", "scipy", "keras", "tensorflow", "scikit-learn")
 
@@ -297,11 +355,18 @@ class Run:
         The folder; empty means ``runs/demo-<dataset>`` beside the notebooks.
     dataset : str
         Name of the data set, for the default folder.
+
+    Attributes
+    ----------
+    folder : Path
+    cache : Path
+        Folder of the arrays and folds: the common one, or that of a forced run in ``folder``.
     """
 
     def __init__(self, out: str | Path = "", dataset: str = "demo") -> None:
         self.folder = Path(out).expanduser().resolve() if out else ROOT / "runs" / f"demo-{dataset}"
-        self.cache = cache_dir() / "arrays"
+        own = self.folder / "cache"
+        self.cache = own if own.is_dir() else cache_dir() / "arrays"
 
     def read(self, name: str) -> pd.DataFrame:
         """Read one of `TABLES`.
