@@ -341,7 +341,6 @@ TEXT_COLUMNS = (
     "status",
     "y_true",
     "y_pred",
-    "group",
 )
 PACKAGES = ("librosa", "soundfile", "numpy", "scipy", "keras", "tensorflow", "scikit-learn")
 

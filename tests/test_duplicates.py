@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genre_utils.data import datasets, splits
-from genre_utils.data import splits as duplicates
 from genre_utils.store import file_digest
 
 
@@ -25,7 +24,7 @@ def listed(pairs):
 def test_same_bytes_are_exact_duplicates(tmp_path):
     clips = table(*((i, "", "", i, 0.0) for i in "cabd"))
     clips.loc[clips["clip_id"] == "c", "genre"] = "H"
-    pairs = duplicates.find(clips, tmp_path, {"a": "x", "b": "y", "c": "x", "d": "x"})
+    pairs = splits.find_duplicates(clips, tmp_path, {"a": "x", "b": "y", "c": "x", "d": "x"})
     assert listed(pairs) == [("exact", "a", "c"), ("exact", "a", "d")]
     assert list(pairs["similarity"]) == [1, 1]
     assert list(pairs["genre"]) == ["G", "G"] and list(pairs["other_genre"]) == ["H", "G"]
@@ -42,7 +41,7 @@ def test_same_artist_and_title_at_the_same_second(tmp_path):
         ("g", "Ann", "x", "?", 30.0),
         ("h", "Ann", "y", "!", 30.0),
     )
-    pairs = duplicates.find(clips, tmp_path, dict.fromkeys(clips["clip_id"]))
+    pairs = splits.find_duplicates(clips, tmp_path, dict.fromkeys(clips["clip_id"]))
     assert listed(pairs) == [("name", "a", "b")]
     assert pairs["similarity"].isna().all()
 
@@ -56,15 +55,15 @@ def test_where_the_second_is_unknown_another_album_decides(tmp_path):
         ("e", "Cid", "x", "e.wav", np.nan),
         ("f", "Cid", "y", "e.wav", np.nan),
     )
-    pairs = duplicates.find(clips, tmp_path, dict.fromkeys(clips["clip_id"]))
+    pairs = splits.find_duplicates(clips, tmp_path, dict.fromkeys(clips["clip_id"]))
     assert listed(pairs) == [("name", "c", "d")]  # e: no title, the path stands in for it
 
 
 def test_refused_clips_are_not_looked_at(tmp_path):
     clips = table(("a", "Ann", "x", "Song", 0.0), ("b", "Ann", "y", "Song", 0.0))
     clips.loc[1, "status"] = "silent"
-    assert duplicates.find(clips, tmp_path, {"a": "x"}, by_sound=False).empty
-    assert duplicates.find(clips.assign(status="no"), tmp_path, {}, by_sound=True).empty
+    assert splits.find_duplicates(clips, tmp_path, {"a": "x"}, by_sound=False).empty
+    assert splits.find_duplicates(clips.assign(status="no"), tmp_path, {}, by_sound=True).empty
 
 
 def melody(seed, seconds=29, tempo=0.37):
@@ -95,29 +94,29 @@ def sounds(tmp_path, cache):
 
 def test_the_same_sound_is_found_and_neighbours_are_not(sounds):
     clips, folder, digests = sounds
-    assert duplicates.find(clips, folder, digests).empty
-    pairs = duplicates.find(clips, folder, digests, by_sound=True)
+    assert splits.find_duplicates(clips, folder, digests).empty
+    pairs = splits.find_duplicates(clips, folder, digests, by_sound=True)
     assert listed(pairs) == [("sound", "a", "d"), ("sound", "d", "e")]
     assert pairs["similarity"].between(0.7, 1).all()
 
 
 def test_fingerprints_are_kept(sounds, monkeypatch):
     clips, folder, digests = sounds
-    first = duplicates.find(clips, folder, digests, by_sound=True)
-    monkeypatch.setattr(duplicates, "_chromagrams", lambda files: pytest.fail(f"anew: {files}"))
-    assert duplicates.find(clips, folder, digests, by_sound=True).equals(first)
+    first = splits.find_duplicates(clips, folder, digests, by_sound=True)
+    monkeypatch.setattr(splits, "_chromagrams", lambda files: pytest.fail(f"anew: {files}"))
+    assert splits.find_duplicates(clips, folder, digests, by_sound=True).equals(first)
 
 
 def test_correlation_agrees_with_numpy_and_any_block(monkeypatch):
     prints = np.random.default_rng(0).random((9, 12, 20)).astype(np.float32)
     prints[7, :, 3:] = prints[2, :, :-3] + 0.3
-    found = duplicates.similar(prints, 0.2)
-    monkeypatch.setattr(duplicates, "BLOCK", 2)
-    assert [pair[:2] for pair in duplicates.similar(prints, 0.2)] == [p[:2] for p in found]
+    found = splits.similar(prints, 0.2)
+    monkeypatch.setattr(splits, "BLOCK", 2)
+    assert [pair[:2] for pair in splits.similar(prints, 0.2)] == [p[:2] for p in found]
 
     def by_numpy(i, j):
         values = []
-        for lag in range(duplicates.MAX_LAG + 1):
+        for lag in range(splits.MAX_LAG + 1):
             for a, b in ((i, j), (j, i)):
                 late, early = prints[a][:, lag:], prints[b][:, : 20 - lag]
                 late, early = (x - x.mean(axis=1, keepdims=True) for x in (late, early))
@@ -143,7 +142,7 @@ def test_merged_groups_are_the_connected_ones(names, links):
     ids = pd.Series([f"c{i}" for i in range(10)], index=range(5, 15))
     groups = pd.Series(names, index=ids.index)
     pairs = pd.DataFrame([(f"c{a}", f"c{b}") for a, b in links], columns=["clip_id", "other_id"])
-    merged = duplicates.merge_groups(groups, ids, pairs)
+    merged = splits.merge_groups(groups, ids, pairs)
     near = {i: {j for j in range(10) if names[i] == names[j]} for i in range(10)}
     for a, b in links:
         if max(a, b) < 10:
@@ -161,8 +160,8 @@ def test_merged_groups_are_the_connected_ones(names, links):
 
 def test_no_pairs_change_nothing():
     groups = pd.Series(list("abca"))
-    empty = pd.DataFrame(columns=duplicates.COLUMNS)
-    assert duplicates.merge_groups(groups, pd.Series(list("1234")), empty).equals(groups)
+    empty = pd.DataFrame(columns=splits.COLUMNS)
+    assert splits.merge_groups(groups, pd.Series(list("1234")), empty).equals(groups)
 
 
 def test_real_near_duplicates_are_found(shared, cache):
@@ -170,7 +169,7 @@ def test_real_near_duplicates_are_found(shared, cache):
     folder = shared / "data" / "magnatune-mini"
     clips, _ = datasets.load_clips("magnatagatune", folder, jobs=2)
     digests = datasets.audio_digests(clips, folder, jobs=2)
-    pairs = duplicates.find(clips, folder, digests, by_sound=True, jobs=2)
+    pairs = splits.find_duplicates(clips, folder, digests, by_sound=True, jobs=2)
     tracks = clips.set_index("clip_id")["track"]
     titles = {kind: set(part["clip_id"].map(tracks)) for kind, part in pairs.groupby("kind")}
     assert titles["name"] == {"Give Me Love", "Wounded Little Bird", "Hideaway", "Karma Dogs"}
@@ -198,6 +197,6 @@ def test_duplicates_are_never_on_both_sides(links, seed):
 def test_without_duplicates_the_folds_are_as_before():
     rows = [(f"c{i:02d}", f"a{i // 4}", f"b{i // 2}", f"t{i}", 0.0) for i in range(60)]
     clips = table(*rows).assign(genre=["GHI"[i // 4 % 3] for i in range(60)])
-    empty = pd.DataFrame(columns=duplicates.COLUMNS)
+    empty = pd.DataFrame(columns=splits.COLUMNS)
     plain = splits.make_splits(clips, list(splits.PROTOCOLS), 3, 1)
     assert splits.make_splits(clips, list(splits.PROTOCOLS), 3, 1, empty).equals(plain)

@@ -30,7 +30,7 @@ import pooch
 from genre_utils.data import audio, magnatagatune
 from genre_utils.data.download import RELEASES, crc32, read_receipt
 from genre_utils.runtime import GenreUtilsError, UsageError, progress
-from genre_utils.store import cache_dir, code_version, file_digest, write_json
+from genre_utils.store import cache_dir, code_digest, file_digest, write_json
 
 local_sets = sys.modules[__name__]
 datasets = sys.modules[__name__]
@@ -115,7 +115,7 @@ def check_audio(
 
 def check_files(paths: Sequence[Path], jobs: int) -> list[tuple[float, str]]:
     """`audio.check` for each file; results are kept by content: no file is decoded twice."""
-    key = f"{code_version(audio)}-{version('soundfile')}-{version('librosa')}"
+    key = f"{code_digest(audio)}-{version('soundfile')}-{version('librosa')}"
     store = cache_dir() / f"audio-checks-{key}.json"
     kept: dict[str, tuple[float, str]] = {}
     with suppress(OSError, ValueError):

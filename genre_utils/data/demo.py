@@ -1,27 +1,20 @@
-"""Invented artists of the demo corpus and what is decided before a track's first note.
+"""The demo corpus: music composed and rendered on the machine, from pip packages alone.
 
-The rules are data (``demo_genres.yml``). An artist draws lasting traits from its genre's rules; a
-track draws what is left from the artist's habits. Every draw is seeded by what it is for, so one
-track is the same whatever else is made.
-
-Composition of the demo corpus: a track's decisions become notes.
-
-The demo corpus: music composed and rendered on the machine, from pip packages alone.
-
-It shows that the pipeline works; it says nothing about real music. Every file depends on the seed,
-its artist and its number alone, and is bit-identical on repeat on one machine.
+It shows that the pipeline works; it says nothing about real music. The rules are data
+(``demo_genres.yml``). An invented artist draws lasting traits from its genre's rules; a track draws
+the rest from the artist's habits; then its notes are written, rendered and mixed. Every draw is
+seeded by what it is for: a file depends on the seed, its artist and its number alone, and is
+bit-identical on repeat on one machine.
 """
 
 import io
 import json
 import math
 import re
-import sys
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +30,8 @@ from scipy import signal
 
 from genre_utils.data.audio import SAMPLE_RATE
 from genre_utils.runtime import GenreUtilsError, UsageError, progress
-from genre_utils.store import code_version, digest, write_atomic, write_json, write_text
+from genre_utils.store import code_digest, digest, write_atomic, write_json, write_text
 
-demo_artists = sys.modules[__name__]
-demo_music = sys.modules[__name__]
-
-# ---- data.demo_artists ----
 RULES_FILE = Path(__file__).with_name("demo_genres.yml")
 RULES = yaml.safe_load(RULES_FILE.read_text(encoding="utf-8"))
 GENRES = RULES["genres"]
@@ -214,7 +203,6 @@ def semitones(scale: list[int], degree: int) -> int:
     return scale[degree % len(scale)] + 12 * (degree // len(scale))
 
 
-# ---- data.demo_music ----
 FORM = "AABA"
 SECTION_S = 12.0  # shortest section in seconds
 PHRASE = 4  # bars after which a tune starts again
@@ -357,7 +345,6 @@ def _note(
     return pretty_midi.Note(velocity, pitch, start, start + max(length * track.step_s, 0.05))
 
 
-# ---- data.demo ----
 LABEL = "demo corpus (synthesised)"
 CLIP_S = 29
 SLOT_S = 31  # each clip lies somewhere in its own stretch of the track
@@ -369,7 +356,6 @@ SIZE = {
     "clips_per_track": 2,
 }
 BANDS = (0, 60, 150, 350, 800, 1800, 3500, 6000, 8000)  # Hz, corners of an artist's equaliser
-LIBRARIES = ("pretty_midi", "midirenderer", "librosa", "soxr", "scipy", "numpy", "soundfile")
 KEY_FILE = "made.json"
 
 
@@ -426,7 +412,10 @@ def make_corpus(
         for number in range(size["tracks_per_artist"])
     ]
     clips = pd.DataFrame([row for *_, rows in tracks for row in rows]).sort_values("clip_id")
-    _prepare(folder, {"seed": seed, "size": size, "code": _code(), "libraries": _versions()})
+    _prepare(
+        folder,
+        {"seed": seed, "size": size, "rules": digest(RULES), "code": code_digest(make_corpus)},
+    )
     todo = [
         delayed(_render_track)(folder, artist, number, rows)
         for artist, number, rows in tracks
@@ -494,14 +483,6 @@ def _checked(size: dict) -> dict:
     return size | {"genres": list(size["genres"])}
 
 
-def _code() -> str:
-    return digest([code_version(sys.modules[__name__], demo_artists, demo_music), RULES])[:16]
-
-
-def _versions() -> dict[str, str]:
-    return {library: version(library) for library in LIBRARIES}
-
-
 def _prepare(folder: Path, key: dict) -> None:
     """Leave ``folder`` holding files of this key only; touch nothing that is not a demo corpus."""
     marker = folder / KEY_FILE
@@ -558,7 +539,7 @@ def _rows(artist: Artist, number: int, size: dict) -> list[dict]:
 
 def _render_track(folder: Path, artist: Artist, number: int, rows: list[dict]) -> None:
     length = len(rows) * SLOT_S
-    y = render(demo_music.compose(draw_track(artist, number), length))
+    y = render(compose(draw_track(artist, number), length))
     y = mix_down(y[: length * SAMPLE_RATE], artist, number)
     for row in rows:
         start = int(row["start_s"]) * SAMPLE_RATE

@@ -1,19 +1,12 @@
-"""Clips that are one recording: the same bytes, the same artist and title, or the same sound.
+"""Who is tested against whom: folds by protocol, and clips that are one recording.
 
 A duplicate on the other side of a split is tested on what was trained on. GTZAN is the known case
-(Sturm 2012), compilations are another. `merge_groups` keeps such clips in one fold.
-
-Who is tested against whom: folds by protocol, and what each protocol leaves shared.
-
-A split as a small CSV that others can use: which clips, their genres, and their folds.
-
-One row a clip: dataset, clip_id, path, genre, and a column ``fold_<protocol>`` for each protocol.
+(Sturm, MIRUM 2012), compilations are another. Duplicates have the same bytes, the same artist and
+title, or the same sound; they stay in one fold under every protocol.
 """
 
 import re
-import sys
 import warnings
-from importlib.metadata import version
 from pathlib import Path
 from types import MappingProxyType
 
@@ -27,10 +20,8 @@ from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from genre_utils.data import audio
 from genre_utils.data.datasets import SEPARATOR
 from genre_utils.runtime import GenreUtilsError, UsageError, each
-from genre_utils.store import Store, cache_dir, code_version, write_text
+from genre_utils.store import Store, cache_dir, code_digest
 
-# ---- data.duplicates ----
-COLUMNS = ["kind", "clip_id", "other_id", "similarity", "genre", "other_genre"]
 # On 585 real clips, 99.99 % of pairs of different tracks stay under 0.35; the same clips encoded
 # anew and shifted by up to a second have a median of 0.91.
 THRESHOLD = 0.7
@@ -40,7 +31,7 @@ BLOCK = 1024
 CHUNK = 16
 
 
-def find(
+def find_duplicates(
     clips: pd.DataFrame,
     folder: Path,
     digests: dict[str, str],
@@ -71,20 +62,21 @@ def find(
         in the table), similarity (correlation; 1 for exact, NaN for name), and both genres.
     """
     ok = clips[clips["status"] == "ok"].sort_values("clip_id", ignore_index=True)
-    found = [_exact(ok, digests), _same_name(ok)]
+    tables = [_exact(ok, digests), _same_name(ok)]
     if by_sound and len(ok):
-        found.append(_same_sound(ok, folder, digests, threshold, jobs))
-    pairs = pd.concat(found, ignore_index=True).drop_duplicates(["first", "second"])
+        tables.append(_same_sound(ok, folder, digests, threshold, jobs))
+    pairs = pd.concat(tables, ignore_index=True).drop_duplicates(["first", "second"])
     first, second = (ok.loc[pairs[name].astype(int)] for name in ("first", "second"))
-    columns = [
-        pairs["kind"],
-        first["clip_id"],
-        second["clip_id"],
-        pairs["similarity"].round(3),
-        first["genre"],
-        second["genre"],
-    ]
-    return pd.DataFrame(dict(zip(COLUMNS, (list(c) for c in columns), strict=True)))
+    return pd.DataFrame(
+        {
+            "kind": pairs["kind"].to_numpy(),
+            "clip_id": first["clip_id"].to_numpy(),
+            "other_id": second["clip_id"].to_numpy(),
+            "similarity": pairs["similarity"].round(3).to_numpy(),
+            "genre": first["genre"].to_numpy(),
+            "other_genre": second["genre"].to_numpy(),
+        }
+    )
 
 
 def merge_groups(groups: pd.Series, clip_id: pd.Series, pairs: pd.DataFrame) -> pd.Series:
@@ -97,7 +89,7 @@ def merge_groups(groups: pd.Series, clip_id: pd.Series, pairs: pd.DataFrame) -> 
     clip_id : pd.Series
         Ids on the same index.
     pairs : pd.DataFrame
-        From `find`; pairs with a clip that is not in ``clip_id`` are passed over.
+        From `find_duplicates`; pairs with a clip that is not in ``clip_id`` are passed over.
 
     Returns
     -------
@@ -157,11 +149,7 @@ def _same_sound(
 
 def fingerprints(files: list[Path], ids: list[str], *, jobs: int = 1) -> np.ndarray:
     """Chromagrams of the first 20 s, 4 frames a second, shape=(n, 12, 79); kept by ``ids``."""
-    key = {
-        **FRAMES,
-        "code": code_version(audio, sys.modules[__name__]),
-        "libraries": {name: version(name) for name in ("librosa", "soundfile")},
-    }
+    key = {**FRAMES, "code": code_digest(fingerprints)}
     store = Store(cache_dir() / "arrays", "fingerprint", key)
     lacking = set(store.missing(ids))
     todo = list({i: path for i, path in zip(ids, files, strict=True) if i in lacking}.items())
@@ -172,8 +160,8 @@ def fingerprints(files: list[Path], ids: list[str], *, jobs: int = 1) -> np.ndar
 
 def _chromagrams(chunk: list[tuple[str, Path]], store: Store) -> None:
     waves = [audio.load_clip(path) for _, path in chunk]
-    how = {"sr": audio.SAMPLE_RATE, "tuning": 0.0, **FRAMES}
-    rows = [librosa.feature.chroma_stft(y=y, **how) for y in waves]
+    settings = {"sr": audio.SAMPLE_RATE, "tuning": 0.0, **FRAMES}
+    rows = [librosa.feature.chroma_stft(y=y, **settings) for y in waves]
     store.put([row for row, _ in chunk], np.stack(rows).astype(np.float32))
 
 
@@ -212,7 +200,6 @@ def _standard(prints: np.ndarray) -> np.ndarray:
     return centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-9)
 
 
-# ---- data.splits ----
 # Protocol -> columns that make up a group. Clips of a group lie in one fold; the paper's protocol,
 # "random", knows no groups (section 2.4).
 PROTOCOLS = MappingProxyType(
@@ -223,6 +210,9 @@ PROTOCOLS = MappingProxyType(
         "artist": ("artist",),
     }
 )
+
+
+COLUMNS = ["protocol", "clip_id", "genre", "group", "fold"]  # of splits.csv
 
 
 def groups(clips: pd.DataFrame, protocol: str) -> pd.Series:
@@ -266,13 +256,13 @@ def make_splits(
     protocols : list of str
         Names from `PROTOCOLS`.
     duplicates : pd.DataFrame, optional
-        Pairs from `duplicates.find`: clips of one recording, which stay in one fold under every
-        protocol.
+        Pairs from `find_duplicates`, which stay in one fold under every protocol.
 
     Returns
     -------
     pd.DataFrame
-        protocol, clip_id, fold (0 to ``n_folds - 1``).
+        protocol, clip_id, genre, group (number of the clips that stay together, duplicates
+        included), fold (0 to ``n_folds - 1``).
 
     Raises
     ------
@@ -293,8 +283,9 @@ def make_splits(
         if duplicates is not None:
             group = merge_groups(group, used["clip_id"], duplicates)
         fold = _folds(used, group, protocol, n_folds, seed)
-        part = pd.DataFrame({"protocol": protocol, "clip_id": used["clip_id"], "fold": fold})
-        tables.append(part)
+        number = np.unique(group, return_inverse=True)[1]
+        part = used[["clip_id", "genre"]].assign(protocol=protocol, group=number, fold=fold)
+        tables.append(part[COLUMNS])
     return pd.concat(tables, ignore_index=True)
 
 
@@ -303,8 +294,8 @@ def _folds(
 ) -> np.ndarray:
     _check(used["genre"], group, protocol, n_folds)
     grouped = not group.is_unique
-    kind = StratifiedGroupKFold if grouped else StratifiedKFold
-    splitter = kind(n_folds, shuffle=True, random_state=seed)
+    splitter_class = StratifiedGroupKFold if grouped else StratifiedKFold
+    splitter = splitter_class(n_folds, shuffle=True, random_state=seed)
     parts = splitter.split(used, used["genre"], group if grouped else None)
     fold = np.full(len(used), -1)
     with warnings.catch_warnings():  # fewer groups than folds: allowed, see make_splits
@@ -359,26 +350,13 @@ def shared_groups(clips: pd.DataFrame, splits: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-# ---- data.split_file ----
-ABOUT = ("dataset", "clip_id", "path", "genre")
-FOLD = "fold_"
-NOT_IN_IT = "not in the split file"
-
-
-def export_split(path: str | Path, clips: pd.DataFrame, splits: pd.DataFrame) -> None:
-    """Write the usable clips and their folds, ordered by clip_id."""
-    ok = clips.loc[clips["status"] == "ok", list(ABOUT)].set_index("clip_id", drop=False)
-    folds = splits.pivot(index="clip_id", columns="protocol", values="fold")
-    for protocol in splits["protocol"].unique():
-        ok[FOLD + protocol] = folds[protocol]
-    write_text(path, ok.sort_index().to_csv(index=False, lineterminator="\n"))
-
-
 def use_split(path: str | Path, clips: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Read a split back for the same data set.
+    """Take up the splits.csv of another run on the same data set.
 
     Parameters
     ----------
+    path : str or Path
+        Table with the columns that `make_splits` returns.
     clips : pd.DataFrame
         The data set's clip table, with at least the clips of the file usable.
 
@@ -387,65 +365,45 @@ def use_split(path: str | Path, clips: pd.DataFrame) -> tuple[pd.DataFrame, pd.D
     clips : pd.DataFrame
         A copy in which usable clips that the file does not name are refused.
     splits : pd.DataFrame
-        protocol, clip_id, fold.
+        The file.
 
     Raises
     ------
     UsageError
-        No such file, or it is of another data set.
+        No such file.
     GenreUtilsError
-        It is no split file, or does not fit the clips: one is not there, not usable here, or of
+        It is no such table, or does not fit the clips: one is not there, not usable here, or of
         another genre.
     """
-    rows = _read(Path(path))
-    here = clips.set_index("clip_id").reindex(rows["clip_id"])
-    if set(rows["dataset"]) != set(clips["dataset"]):
-        raise UsageError(f"{path} splits {rows['dataset'][0]}, not {clips['dataset'].iloc[0]}")
-    status = here["status"].fillna("no such clip").to_numpy()
-    _refuse(path, rows, status != "ok", status, "cannot be used here")
-    genre = here["genre"].to_numpy()
-    _refuse(path, rows, rows["genre"].to_numpy() != genre, genre, "have another genre here")
-    clips = clips.copy()
-    left = (clips["status"] == "ok") & ~clips["clip_id"].isin(rows["clip_id"])
-    clips.loc[left, "status"] = NOT_IN_IT
-    tables = [
-        pd.DataFrame({"protocol": name, "clip_id": rows["clip_id"], "fold": rows[FOLD + name]})
-        for name in _protocols(rows)
-    ]
-    return clips, pd.concat(tables, ignore_index=True)
+    splits = _read_splits(Path(path))
+    rows = splits.drop_duplicates("clip_id").set_index("clip_id")
+    here = clips.set_index("clip_id").reindex(rows.index)
+    reason = here["status"].fillna("no such clip")
+    other = (reason == "ok") & (here["genre"] != rows["genre"])
+    reason = reason.mask(other, "its genre here is " + here["genre"].fillna(""))
+    refused = reason[reason != "ok"]
+    if len(refused):
+        raise GenreUtilsError(
+            f"{path}: {len(refused)} of {len(rows)} clips cannot be used here; first: "
+            f"{refused.index[0]}: {refused.iloc[0]}; read the data set with the options that the "
+            "split was made with"
+        )
+    unnamed = (clips["status"] == "ok") & ~clips["clip_id"].isin(rows.index)
+    return clips.assign(status=clips["status"].mask(unnamed, "not in the split file")), splits
 
 
-def _protocols(rows: pd.DataFrame) -> list[str]:
-    return [name.removeprefix(FOLD) for name in rows.columns if name.startswith(FOLD)]
-
-
-def _read(path: Path) -> pd.DataFrame:
+def _read_splits(path: Path) -> pd.DataFrame:
     if not path.is_file():
         raise UsageError(f"no split file {path}")
     try:
-        rows = pd.read_csv(path, dtype=str, keep_default_na=False).sort_values("clip_id")
-        protocols = _protocols(rows)
-        for name in protocols:
-            rows[FOLD + name] = rows[FOLD + name].astype(int)
-        unknown = set(protocols) - set(PROTOCOLS)
-        fits = set(ABOUT) <= set(rows) and protocols and not unknown and len(rows)
+        rows = pd.read_csv(path, dtype=str, keep_default_na=False)[COLUMNS]
+        rows = rows.astype({"group": int, "fold": int})
+        fits = len(rows) and set(rows["protocol"]) <= set(PROTOCOLS)
     except (ValueError, KeyError, OSError):  # pandas' parser errors are ValueErrors
         fits = False
-    if not fits or rows["clip_id"].duplicated().any():
+    if not fits or rows.duplicated(["protocol", "clip_id"]).any():
         raise GenreUtilsError(
-            f"{path} is no split file; it has one row a clip with {', '.join(ABOUT)} and "
-            f"{FOLD}<protocol>, as --export-split writes it"
+            f"{path} is no split file; it is the splits.csv of a run, with the columns "
+            f"{', '.join(COLUMNS)}, one row a protocol and clip"
         )
-    return rows.reset_index(drop=True)
-
-
-def _refuse(
-    path: str | Path, rows: pd.DataFrame, bad: pd.Series, why: pd.Series, what: str
-) -> None:
-    if bad.any():
-        first = int(bad.argmax())
-        raise GenreUtilsError(
-            f"{path}: {bad.sum()} of {len(rows)} clips {what}; first: "
-            f"{rows['path'][first]}: {why[first]}; read the data set with the options that the "
-            "split was made with"
-        )
+    return rows
