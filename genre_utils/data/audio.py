@@ -16,9 +16,8 @@ import soundfile
 import soxr
 
 from genre_utils import paper
-from genre_utils.runtime import GenreUtilsError, UsageError, quiet_stderr
+from genre_utils.runtime import GenreUtilsError, UsageError
 
-# ---- extraction.audio ----
 SAMPLE_RATE = 16000
 SOUND = (".aif", ".aiff", ".au", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".wav")
 
@@ -83,9 +82,8 @@ def decode(path: str | Path, sr: int = SAMPLE_RATE, duration: float | None = Non
 
 def _read(content: bytes, sr: int, duration: float | None) -> tuple[np.ndarray, int]:
     """Return samples [shape=(n, channels), dtype=float32] and their rate in Hz."""
-    # quiet: the mp3 decoder's remarks on damaged frames. From memory: by the content alone,
-    # whatever the name's extension says.
-    with quiet_stderr(), soundfile.SoundFile(io.BytesIO(content)) as file:
+    # From memory: by the content alone, whatever the name's extension says.
+    with soundfile.SoundFile(io.BytesIO(content)) as file:
         frames = -1
         if duration is not None:
             ahead = 0 if file.samplerate == sr else 1  # s; the resampling filter looks ahead
@@ -184,7 +182,6 @@ def check(path: str | Path, min_duration: float = 1.0) -> tuple[float, str]:
     return len(y) / SAMPLE_RATE, "ok"
 
 
-# ---- own.song ----
 HOP = 10.0  # seconds from window to window
 PIECE = 30  # seconds decoded at a time
 
@@ -290,9 +287,7 @@ def _pieces(path: Path) -> Iterator[np.ndarray]:
 
 def _resampled(path: Path, descriptor: int) -> Iterator[np.ndarray]:
     empty = np.empty(0, np.float32)
-    with quiet_stderr():  # the mp3 decoder's remarks on damaged frames
-        sound = soundfile.SoundFile(descriptor, closefd=False)
-    with sound:
+    with soundfile.SoundFile(descriptor, closefd=False) as sound:
         resample = None
         if sound.samplerate != SAMPLE_RATE:  # librosa's default resampler, as a stream
             stream = soxr.ResampleStream(sound.samplerate, SAMPLE_RATE, 1, "float32", "HQ")
@@ -307,8 +302,7 @@ def _resampled(path: Path, descriptor: int) -> Iterator[np.ndarray]:
 
 def _channels_averaged(path: Path, sound: soundfile.SoundFile) -> Iterator[np.ndarray]:
     while True:
-        with quiet_stderr():
-            y = sound.read(PIECE * sound.samplerate, dtype="float32", always_2d=True)
+        y = sound.read(PIECE * sound.samplerate, dtype="float32", always_2d=True)
         if not len(y):
             return
         if not np.isfinite(y).all():
