@@ -1,10 +1,17 @@
-"""Write golden/stages.npz: what each stage makes of the previous stage's golden array.
+"""Write golden/stages.npz and golden/musicnn.npz.
 
-Run ``python tests/make_golden.py`` after a change that is meant to move the numbers, and say in
-the commit what moved and why.
+The first has what each stage makes of the previous stage's golden array; the second a patch and
+what musicnn's own graph makes of it: the inference part of the training graph that its authors left
+in the ``.meta`` file, with their checkpoint, run in TensorFlow. Nothing of
+`genre_utils.extraction.musicnn` but the wheel's name takes part.
+
+Run ``python tests/make_golden.py stages`` (or ``musicnn``) after a change that is meant to move the
+numbers, and say in the commit what moved and why.
 """
 
+import sys
 import tempfile
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +20,9 @@ import soundfile
 from genre_utils.data import audio
 from genre_utils.extraction import features
 
-GOLDEN = Path(__file__).resolve().parent / "golden" / "stages.npz"
+FOLDER = Path(__file__).resolve().parent / "golden"
 RATE = 11025
+PENULTIMATE = "model/batch_normalization_10/batchnorm/add_1"
 
 
 def raw():
@@ -49,16 +57,53 @@ STAGES = {
 }
 
 
-def main():
+def stages():
     arrays = {"raw": raw()}
     for stage, (source, make) in STAGES.items():
         arrays[stage] = make(arrays[source])
-    GOLDEN.parent.mkdir(exist_ok=True)
-    np.savez_compressed(GOLDEN, **arrays)
-    for name, array in arrays.items():
-        print(f"{name:14} {array.dtype!s:8} {array.shape}")
-    print(f"{GOLDEN}: {GOLDEN.stat().st_size / 1000:.0f} kB")
+    return arrays
+
+
+def patch():
+    """A seeded patch [187, 96]: bursts of a few bands over noise, like log10(1 + 10000 power)."""
+    rng = np.random.default_rng(0)
+    bands = np.exp(-np.arange(96) / 40) * rng.uniform(0.2, 1, 96)
+    beats = 1 + np.cos(2 * np.pi * np.arange(187) / 31) ** 8
+    noise = rng.gamma(1.0, 1.0, (187, 96))
+    return np.log10(1 + 1000 * beats[:, None] * bands * noise).astype(np.float32)
+
+
+def musicnn():
+    from genre_utils.extraction.musicnn import CHECKPOINT, WHEEL, WHEEL_SHA256
+    from genre_utils.extraction.vgg import fetch_wheel
+
+    with tempfile.TemporaryDirectory() as folder:
+        wheel = fetch_wheel(WHEEL, WHEEL_SHA256, Path(folder))
+        with zipfile.ZipFile(wheel) as archive:
+            for name in (".data-00000-of-00001", ".index", ".meta"):
+                (Path(folder) / f"msd{name}").write_bytes(archive.read(CHECKPOINT + name))
+        return {"patch": patch(), "penultimate": run(Path(folder) / "msd", patch())}
+
+
+def run(prefix, x):
+    from genre_utils.backend import tf
+
+    v1 = tf.compat.v1
+    content = v1.MetaGraphDef.FromString(prefix.with_suffix(".meta").read_bytes())
+    graph = v1.graph_util.extract_sub_graph(content.graph_def, [PENULTIMATE])
+    reader = tf.train.load_checkpoint(str(prefix))
+    with tf.Graph().as_default(), v1.Session() as session:
+        v1.import_graph_def(graph, name="")
+        operations = session.graph.get_operations()
+        variables = [op.name for op in operations if op.type in ("VariableV2", "Variable")]
+        feed = {f"{name}:0": reader.get_tensor(name) for name in variables}
+        for place in (op.outputs[0] for op in operations if op.type == "Placeholder"):
+            feed[place] = False if place.dtype == tf.bool else x[None]  # in training; the image
+        return session.run(f"{PENULTIMATE}:0", feed).reshape(-1)
 
 
 if __name__ == "__main__":
-    main()
+    for name in sys.argv[1:]:
+        np.savez_compressed(
+            FOLDER / f"{name}.npz", **{"stages": stages, "musicnn": musicnn}[name]()
+        )

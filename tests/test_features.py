@@ -1,6 +1,6 @@
 """Features against formulas written out here, golden arrays stage by stage, and their storage."""
 
-import inspect
+import warnings
 
 import librosa
 import make_golden
@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 import scipy.fft
 import scipy.signal
+import scipy.stats
 import soundfile
 
 from genre_utils import paper
+from genre_utils.data import audio
 from genre_utils.extraction import features
-from genre_utils.extraction import features as batch
-from genre_utils.extraction import features as spectra
+from genre_utils.extraction.features import NAMES, Look, handcrafted, handcrafted_of_file
 from genre_utils.runtime import GenreUtilsError, UsageError
 from genre_utils.store import file_digest
 
 SR = 16000
-HOW = {"offset": 0.0, "fill": "repeat", "mel_scale": "db"}
 
 
 def music(seconds, seed=0):
@@ -141,18 +141,14 @@ def test_chromagram_puts_octaves_together(hz, chroma):
 
 def test_svm_frames_are_the_formula(y):
     frames = np.lib.stride_tricks.sliding_window_view(y[: 10 * SR].astype(float), 3200)[::1280]
+    assert len(frames) == features.SVM_FRAMES
     window = 0.54 - 0.46 * np.cos(2 * np.pi * np.arange(3200) / 3200)
     power = np.abs(scipy.fft.rfft(frames * window, axis=1).T) ** 2
-    ours = features.svm_frames(y)
+    ours = features.EXTRACTORS["svm"](y)
     assert ours.dtype == np.float32
     assert ours.shape == (14, 123)
     assert np.allclose(ours[:13], cepstrum(decibel(mel_filters(3200, 24) @ power), 13), atol=0.02)
     assert np.allclose(ours[13], 20 * np.log10(np.sqrt((frames**2).mean(axis=1))), atol=1e-3)
-
-
-def test_svm_frames_use_the_first_ten_seconds_only(y):
-    other = np.concatenate([y[: 10 * SR], y[: 10 * SR] * 0])
-    assert np.array_equal(features.svm_frames(other), features.svm_frames(y))
 
 
 def svm_frames_of_librosa(y):
@@ -171,11 +167,12 @@ def test_long_svm_frames_are_those_of_pieces_of_ten_seconds(y):
     fading = y * np.linspace(1, 0, len(y), dtype=np.float32) ** 8  # the floor differs by piece
     starts = (0, 123 * 1280, 2 * 123 * 1280)
     pieces = [svm_frames_of_librosa(fading[start:][: 10 * SR]) for start in starts]
-    ours = features.svm_frames_long(fading)
+    ours = features.svm_frames(fading)
     assert ours.dtype == np.float32
     assert ours.shape == (14, 248)
     assert np.allclose(ours, np.hstack(pieces), atol=1e-3)
-    assert np.array_equal(ours[:, :123], features.svm_frames(fading))
+    only_ten = fading * (np.arange(len(y)) < 10 * SR)
+    assert np.array_equal(features.EXTRACTORS["svm"](only_ten), ours[:, :123])
     whole = svm_frames_of_librosa(fading)
     assert np.abs(whole - ours).max() > 1
 
@@ -198,18 +195,6 @@ def test_what_features_share_is_what_each_makes_alone(y):
         for name in wanted:
             extra = {"scale": "power"} if name == "mel" else {}
             assert np.array_equal(made[name], features.EXTRACTORS[name](y, **extra)), name
-
-
-def test_filter_banks_are_librosa_s_and_made_once():
-    bank = spectra.mel_filters(SR, 2048, 216, 8000)
-    assert np.array_equal(bank.toarray(), librosa.filters.mel(sr=SR, n_fft=2048, n_mels=216))
-    assert spectra.mel_filters(SR, 2048, 216, 8000) is bank
-    chroma = spectra.chroma_filters(SR, 1024, 32, 0.25)
-    assert np.array_equal(
-        chroma, librosa.filters.chroma(sr=SR, n_fft=1024, n_chroma=32, tuning=0.25)
-    )
-    assert spectra.chroma_filters(SR, 1024, 32, 0.25) is chroma
-    assert not np.array_equal(spectra.chroma_filters(SR, 1024, 32, -0.25), chroma)
 
 
 def test_svm_level_of_digital_silence_is_minus_100_db(y):
@@ -263,7 +248,14 @@ def test_colour_map_images_are_rgb_of_magma(y):
     assert image[lightest] == pytest.approx([252, 253, 191], abs=0.5)
 
 
-def test_unknown_names_are_usage_errors(y):
+@pytest.mark.parametrize("name", ["mel_scale", "channels", "fill", "preprocessing"])
+def test_unknown_names_are_usage_errors(y, name):
+    words = name.replace("_", " ")
+    with pytest.raises(UsageError, match=rf"unknown {words} 'log': one of \w+, \w+"):
+        Look(**{name: "log"})
+
+
+def test_unknown_names_of_one_image(y):
     with pytest.raises(UsageError, match=r"'log'.*db, amplitude, power"):
         features.mel_spectrogram(y[:SR], scale="log")
     with pytest.raises(UsageError, match=r"'rgb'.*repeat, colormap"):
@@ -274,11 +266,6 @@ def test_unknown_names_are_usage_errors(y):
         features.to_image(np.eye(3), "mel", scale="dB")
 
 
-def test_an_unknown_fill_is_not_blamed_on_the_files(tmp_path, files):
-    with pytest.raises(UsageError, match="'mirror'"):
-        extract(tmp_path, *files, fill="mirror")
-
-
 # Golden arrays: every stage is fed with the golden array before it, so that the failing test names
 # the stage that moved.
 
@@ -287,7 +274,7 @@ TOLERANCE = {"clip": 1e-5, "mel": 0.01, "mfcc": 0.02, "chroma": 1e-3, "svm": 0.0
 
 @pytest.fixture(scope="module")
 def golden():
-    with np.load(make_golden.GOLDEN) as arrays:
+    with np.load(make_golden.FOLDER / "stages.npz") as arrays:
         return dict(arrays)
 
 
@@ -314,116 +301,245 @@ def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("clips")
     paths = [folder / f"clip {i}.wav" for i in range(4)]
     for i, path in enumerate(paths):
-        soundfile.write(path, music(1.5, seed=i), SR)
+        soundfile.write(path, 0.5 * music(1.5, seed=i), SR)
     return paths, [file_digest(path) for path in paths]
 
 
-def extract(root, files, ids, jobs=1, **changed):
-    how = HOW | changed
-    targets = features.stores(root, **how, fresh=False)
-    return targets, features.extract_all(files, ids, targets, jobs=jobs, **how)
+@pytest.fixture
+def heard(monkeypatch):
+    """The files that are decoded in this process, in order."""
+    names, decode = [], audio.decode
+    monkeypatch.setattr(
+        audio, "decode", lambda path, **how: names.append(path.name) or decode(path, **how)
+    )
+    return names
 
 
-def test_extraction_stores_every_feature_of_every_clip(tmp_path, files):
+def test_extraction_stores_every_feature_of_every_clip(tmp_path, files, heard):
     paths, ids = files
-    targets, done = extract(tmp_path, paths, ids)
-    assert done == len(ids)
+    stores = features.extract_all(paths, ids, tmp_path)
+    assert heard == [path.name for path in paths]  # one decoding serves all features
     shapes = dict(paper.SHAPES) | {"svm": (14, 123), "svm-long": (14, 248)}
-    assert set(targets) == set(shapes)
+    assert set(stores) == set(shapes)
     for name, shape in shapes.items():
-        rows = targets[name].load(ids)
+        rows = stores[name].load(ids)
         assert rows.shape == (len(ids), *shape)
-        y = features.audio.load_clip(paths[2])
+        y = audio.load_clip(paths[2])
         assert np.allclose(rows[2], features.EXTRACTORS[name](y), atol=1e-4)
 
 
-def test_extraction_goes_on_where_it_stopped(tmp_path, files):
+def test_extraction_goes_on_where_it_stopped(tmp_path, files, heard):
     paths, ids = files
-    targets, done = extract(tmp_path, paths[:2], ids[:2])
-    stamps = {path: path.stat().st_mtime_ns for path in targets["mel"].folder.glob("*.npy")}
-    assert done == 2
-    assert extract(tmp_path, paths, ids)[1] == 2
-    assert extract(tmp_path, paths, ids)[1] == 0
+    mel = features.extract_all(paths[:2], ids[:2], tmp_path)["mel"]
+    stamps = {path: path.stat().st_mtime_ns for path in mel.folder.glob("*.npy")}
+    for _ in range(2):
+        features.extract_all([*paths, paths[0]], [*ids, ids[0]], tmp_path)
+        assert heard == [path.name for path in paths]
     assert stamps == {path: path.stat().st_mtime_ns for path in stamps}
-    assert len(targets["mel"].load(ids)) == 4
+    assert len(mel.index()) == 4
 
 
 def test_a_clip_lacking_in_one_store_is_extracted_again(tmp_path, files):
-    paths, ids = files
-    targets, _ = extract(tmp_path, paths[:1], ids[:1])
-    for path in targets["mfcc"].folder.glob("*.json"):
+    paths, ids = files[0][:1], files[1][:1]
+    mfcc = features.extract_all(paths, ids, tmp_path)["mfcc"]
+    for path in mfcc.folder.glob("*.json"):
         path.unlink()
-    assert extract(tmp_path, paths[:1], ids[:1])[1] == 1
-    assert targets["mfcc"].load(ids[:1]).shape == (1, 32, 79)
+    assert features.extract_all(paths, ids, tmp_path)["mfcc"].load(ids).shape == (1, 32, 79)
 
 
-def test_one_bad_file_is_named_and_the_others_are_stored(tmp_path, files):
+def test_bad_files_are_named_and_the_others_are_stored(tmp_path, files):
     paths, ids = files
-    bad = tmp_path / "not audio.mp3"
-    bad.write_text("certainly not music")
-    with pytest.raises(GenreUtilsError, match=r"1 clip\(s\).*not audio\.mp3: cannot be decoded"):
-        extract(tmp_path, [paths[0], bad, paths[1]], [ids[0], "0" * 64, ids[1]])
-    targets = features.stores(tmp_path, **HOW, fresh=False)
-    assert [targets[name].missing([ids[0], "0" * 64, ids[1]]) for name in targets] == [
-        ["0" * 64]
-    ] * len(targets)
+    bad = [tmp_path / f"{name}.wav" for name in ("text", "short", "silent")]
+    bad[0].write_text("certainly not music")
+    soundfile.write(bad[1], music(0.3), SR)
+    soundfile.write(bad[2], np.zeros(2 * SR), SR)
+    reasons = ("cannot be decoded", "too short: 0.3 s, 1 s needed", "silent")
+    calls = {
+        "mel": lambda *clips: features.extract_all(*clips, tmp_path)["mel"],
+        "handcrafted": lambda *clips: _described(*clips, tmp_path),
+    }
+    for call in calls.values():
+        for path, reason in zip(bad, reasons, strict=True):
+            with pytest.raises(GenreUtilsError, match=rf"1 clip\(s\).*{path.name}: {reason}"):
+                call([paths[0], path, paths[1]], [ids[0], "bad", ids[1]])
+        assert call([], []).missing([ids[0], "bad", ids[1]]) == ["bad"]
 
 
 @pytest.mark.parametrize("changed", [{"offset": 0.25}, {"fill": "zeros"}, {"mel_scale": "power"}])
 def test_other_parameters_have_stores_of_their_own(tmp_path, files, changed):
-    paths, ids = files
-    first, _ = extract(tmp_path, paths[:1], ids[:1])
-    second, done = extract(tmp_path, paths[:1], ids[:1], **changed)
-    assert done == 1
+    clips = files[0][:1], files[1][:1]
+    first = features.extract_all(*clips, tmp_path)
+    second = features.extract_all(*clips, tmp_path, Look(**changed))
     same = {name for name in first if first[name].folder == second[name].folder}
     assert same == (set(first) - {"mel"} if "mel_scale" in changed else set())
-    assert not np.array_equal(first["mel"].load(ids[:1]), second["mel"].load(ids[:1]))
+    assert not np.array_equal(*(stores["mel"].load(clips[1]) for stores in (first, second)))
 
 
-def test_one_clip_given_twice_is_stored_once(tmp_path, files):
-    paths, ids = files
-    targets, done = extract(tmp_path, [paths[0], paths[0]], [ids[0], ids[0]])
-    assert done == 1
-    assert len(targets["mel"].index()) == 1
+def _described(paths, ids, root, **work):
+    return features.stored({"handcrafted": {}}, handcrafted_of_file, paths, ids, root, **work)[
+        "handcrafted"
+    ]
 
 
-@pytest.mark.parametrize("jobs", [1, 2, 5])
-def test_workers_get_as_much_each(jobs):
-    for n in (0, 1, 7, 36, 330):
-        chunks = batch._chunks(list(range(n)), jobs)
-        assert [row for chunk in chunks for row in chunk] == list(range(n))
-        assert all(0 < len(chunk) <= batch.CHUNK for chunk in chunks)
-        if n >= jobs:
-            shares = [sum(map(len, chunks[i::jobs])) for i in range(jobs)]
-            assert max(shares) - min(shares) <= len(chunks) / jobs
+def test_two_workers_store_what_one_stores(tmp_path, files):
+    stores = []
+    for jobs in (1, 2):
+        root = tmp_path / str(jobs)
+        made = features.extract_all(*files, root, jobs=jobs)
+        stores.append(made | {"handcrafted": _described(*files, root, jobs=jobs)})
+    for one, two in zip(*(made.values() for made in stores), strict=True):
+        assert len(list(two.folder.glob("*.npy"))) == 2  # each worker had its share
+        assert np.array_equal(one.load(files[1]), two.load(files[1]))
 
 
-def test_two_workers_store_what_one_stores(tmp_path, files, monkeypatch):
-    paths, ids = files
-    monkeypatch.setattr(batch, "CHUNK", 2)
-    one, _ = extract(tmp_path / "one", paths, ids, jobs=1)
-    two, done = extract(tmp_path / "two", paths, ids, jobs=2)
-    assert done == len(ids)
-    for name in one:
-        assert len(list(two[name].folder.glob("*.npy"))) == 2
-        assert np.array_equal(one[name].load(ids), two[name].load(ids))
+# Hand-crafted features.
 
 
-def test_forced_stores_are_empty_again(tmp_path, files):
-    paths, ids = files
-    extract(tmp_path, paths[:1], ids[:1])
-    fresh = features.stores(tmp_path, **HOW, fresh=True)
-    assert all(store.missing(ids[:1]) == ids[:1] for store in fresh.values())
+def chords(seconds, seed=0):
+    """Chords that change every half second, each with an attack, and noise; peak 1."""
+    rng, t = np.random.default_rng(seed), np.arange(round(seconds * SR)) / SR
+    y = rng.normal(0, 0.01, len(t))
+    pitch = rng.choice(440 * 2 ** (np.arange(-24, 12) / 12), (3, round(2 * seconds) + 1))
+    for voice in pitch:
+        hz = voice[(2 * t).astype(int)]
+        y += np.exp(-6 * (t % 0.5)) * sum(np.sin(2 * np.pi * k * hz * t) / k for k in range(1, 6))
+    return (y / np.abs(y).max()).astype(np.float32)
 
 
-def test_stores_take_the_arguments_that_extraction_takes():
-    ours = set(inspect.signature(features.extract_all).parameters) - {"files", "ids", "targets"}
-    assert (
-        ours - {"jobs", "scheduler"}
-        == set(HOW)
-        == set(inspect.signature(features.stores).parameters)
-        - {
-            "root",
-            "fresh",
-        }
-    )
+@pytest.fixture(scope="module")
+def song():
+    return chords(6)
+
+
+@pytest.fixture(scope="module")
+def numbers(song):
+    return dict(zip(NAMES, handcrafted(song).astype(float), strict=True))
+
+
+def column(numbers, series, statistic, rows=1):
+    names = [f"{series}[{i}] {statistic}" for i in range(rows)]
+    return [numbers[name] for name in (names if rows > 1 else [f"{series} {statistic}"])]
+
+
+def test_every_feature_has_one_name_and_one_number(song):
+    row = handcrafted(song)
+    assert row.dtype == np.float32
+    assert row.shape == (len(NAMES),) == (len(set(NAMES)),)
+
+
+def test_bahuleyan_s_features_are_among_them():
+    series = {name.split()[0].split("[")[0] for name in NAMES}
+    assert series >= {
+        "waveform",
+        "zero_crossing_rate",
+        "rms",
+        "tempo",
+        "mfcc",
+        "chroma",
+        "spectral_centroid",
+        "spectral_bandwidth",
+        "spectral_contrast",
+        "spectral_rolloff",
+    }
+    both = {name for name in NAMES if name.endswith(" std")}
+    assert {"mfcc[0] std", "mfcc[19] std", "chroma[11] std", "spectral_contrast[6] std"} <= both
+
+
+def test_moments_of_the_waveform_are_scipy_s(song, numbers):
+    wide = song.astype(float)
+    assert numbers["waveform mean"] == pytest.approx(wide.mean(), abs=1e-7)
+    assert numbers["waveform std"] == pytest.approx(wide.std(), rel=1e-5)
+    assert numbers["waveform skewness"] == pytest.approx(scipy.stats.skew(wide), abs=1e-5)
+    assert numbers["waveform kurtosis"] == pytest.approx(scipy.stats.kurtosis(wide), rel=1e-5)
+
+
+# Each series by librosa from the samples alone: its own spectrum, its own filters.
+OF_SAMPLES = {
+    "zero_crossing_rate": lambda y: librosa.feature.zero_crossing_rate(y),
+    "rms": lambda y: librosa.feature.rms(y=y),
+    "mfcc": lambda y: librosa.feature.mfcc(y=y, sr=SR, n_mfcc=20),
+    "chroma": lambda y: librosa.feature.chroma_stft(y=y, sr=SR),
+    "spectral_centroid": lambda y: librosa.feature.spectral_centroid(y=y, sr=SR),
+    "spectral_bandwidth": lambda y: librosa.feature.spectral_bandwidth(y=y, sr=SR),
+    "spectral_contrast": lambda y: librosa.feature.spectral_contrast(y=y, sr=SR),
+    "spectral_rolloff": lambda y: librosa.feature.spectral_rolloff(y=y, sr=SR),
+    "spectral_flatness": lambda y: librosa.feature.spectral_flatness(y=y),
+    "tonnetz": lambda y: librosa.feature.tonnetz(chroma=librosa.feature.chroma_stft(y=y, sr=SR)),
+    "onset_strength": lambda y: librosa.onset.onset_strength(y=y, sr=SR)[None],
+    "mfcc_delta": lambda y: librosa.feature.delta(OF_SAMPLES["mfcc"](y)),
+    "mfcc_delta2": lambda y: librosa.feature.delta(OF_SAMPLES["mfcc"](y), order=2),
+}
+
+
+@pytest.mark.parametrize("name", features.SERIES)
+def test_series_are_librosa_s(song, numbers, name):
+    rows, statistics = features.SERIES[name]
+    series = OF_SAMPLES[name](song).astype(float)
+    assert series.shape == (rows, 1 + len(song) // 512)
+    scale = np.abs(series).max()
+    by_hand = {
+        "mean": series.sum(axis=1) / series.shape[1],
+        "std": np.sqrt(((series - series.mean(axis=1, keepdims=True)) ** 2).mean(axis=1)),
+        "10%": np.quantile(series, 0.1, axis=1),
+        "90%": np.quantile(series, 0.9, axis=1),
+    }
+    assert np.ptp(series) > 0
+    for statistic in statistics:
+        ours = column(numbers, name, statistic, rows)
+        assert np.allclose(ours, by_hand[statistic], rtol=1e-4, atol=1e-5 * scale), statistic
+
+
+def test_tempo_is_librosa_s_and_the_clicks():
+    clicks = np.zeros(12 * SR, np.float32)
+    clicks[:: SR // 2] = 1  # 120 a minute
+    row = dict(zip(NAMES, handcrafted(clicks), strict=True))
+    assert row["tempo"] == pytest.approx(librosa.feature.tempo(y=clicks, sr=SR)[0], rel=1e-6)
+    assert row["tempo"] == pytest.approx(120, rel=0.05)
+
+
+def test_a_tone_has_its_own_frequency_and_no_change():
+    tone = np.sin(2 * np.pi * 1000 * np.arange(4 * SR) / SR).astype(np.float32)
+    row = dict(zip(NAMES, handcrafted(tone), strict=True))
+    assert row["zero_crossing_rate mean"] == pytest.approx(2 * 1000 / SR, rel=0.02)
+    assert row["rms 90%"] == pytest.approx(np.sqrt(0.5), rel=1e-3)
+    assert row["spectral_centroid 10%"] == pytest.approx(1000, rel=0.01)
+    assert row["spectral_rolloff 10%"] == pytest.approx(1000, abs=SR / 2048 * 2)
+    assert row["waveform kurtosis"] == pytest.approx(-1.5, abs=1e-3)  # arcsine distribution
+    assert row["waveform skewness"] == pytest.approx(0, abs=1e-3)
+    noise = np.random.default_rng(0).uniform(-1, 1, 4 * SR).astype(np.float32)
+    other = dict(zip(NAMES, handcrafted(noise), strict=True))
+    assert row["spectral_flatness mean"] < 0.01 < 0.4 < other["spectral_flatness mean"]
+
+
+def click(n):
+    return np.eye(1, n, n // 2, dtype=np.float32)[0]
+
+
+EDGE = {
+    "one click in silence": click(3 * SR),
+    "silence": np.zeros(3 * SR, np.float32),
+    "almost silence": np.full(3 * SR, 1e-7, np.float32),
+    "a constant": np.ones(3 * SR, np.float32),
+    "a constant tone": np.sin(np.arange(3 * SR) * 0.2).astype(np.float32),
+    "one second": chords(1),
+    "one second of a click": click(SR),
+    "full scale square": np.where(np.arange(2 * SR) % 100 < 50, 1, -1).astype(np.float32),
+}
+
+
+@pytest.mark.parametrize("name", EDGE)
+def test_odd_clips_have_finite_features(name):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        row = handcrafted(EDGE[name])
+    assert row.shape == (len(NAMES),)
+    assert np.isfinite(row).all()
+
+
+def test_thirty_seconds_of_the_file_are_heard_at_peak_one(tmp_path, song):
+    for y in (song, chords(32)):
+        soundfile.write(tmp_path / "a.wav", 0.5 * y, SR, subtype="FLOAT")
+        row = handcrafted_of_file(tmp_path / "a.wav")["handcrafted"]
+        part = y[: 30 * SR]  # neither repeated nor cut, where there is less
+        assert np.allclose(row, handcrafted(part / np.abs(part).max()), rtol=1e-4, atol=1e-6)
+    assert not np.allclose(row, handcrafted(y), rtol=1e-4, atol=1e-6)
