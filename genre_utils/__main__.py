@@ -1,105 +1,190 @@
 """``python -m genre_utils``: the commands."""
 
-import argparse
+import json
 import os
 import sys
-from typing import NoReturn
+from pathlib import Path
+from typing import Any
 
-from genre_utils.runtime import GenreUtilsError, UsageError
+import click
 
+from genre_utils.runtime import GenreUtilsError, UsageError, on_terminal, workers
 
-class Parser(argparse.ArgumentParser):
-    """argparse with one line for a wrong call."""
-
-    def error(self, message: str) -> NoReturn:
-        """Print one line and leave with 2."""
-        self.exit(2, f"{self.prog}: {message}; --help explains\n")
+JOBS = click.option("--jobs", default=0, metavar="N", help="Worker processes (default: all cores).")
+DATA_DIR = click.option("--data-dir", default="", metavar="DIR", help="Where its files are.")
 
 
-def parser() -> Parser:
-    """Return the command line."""
-    whole = Parser(prog="genre_utils", description="Companion of Uchal & Zhou: see README.md")
-    commands = whole.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    _add_run(commands)
-    _add_publish(commands)
-    _add_sensitivity(commands)
-    from genre_utils import cache_cli
-    from genre_utils.benchmark import cli as benchmark_cli
-    from genre_utils.data import datasets_cli
-    from genre_utils.own import cli as own_cli
-
-    for part in (datasets_cli, own_cli, cache_cli, benchmark_cli):
-        part.add_parsers(commands)
-    return whole
+@click.group()
+def cli() -> None:
+    """Companion of Uchal & Zhou: see README.md."""
 
 
-def _add_run(commands: argparse._SubParsersAction) -> None:
-    from genre_utils.run import load_profiles, main_run
+@cli.command()
+@click.option("--profile", default="demo", metavar="NAME", help="Named parameters (default: demo).")
+@click.option("--dataset", default="", metavar="NAME", help="Data set (default: the profile's).")
+@DATA_DIR
+@click.option("--out", default="", metavar="DIR", help="Results: runs/<profile>-<dataset>.")
+@JOBS
+@click.option("--scheduler", default="", metavar="ADDR", help="Dask, such as tcp://host:8786.")
+@click.option("--force", is_flag=True, help="Compute everything anew.")
+def run(**options: Any) -> None:  # noqa: ANN401
+    """Run the notebooks 01, 02, ... in order and print Table 1 (./run_all.sh).
 
-    profiles = "".join(f"\n  {name:<8}{p['about']}" for name, p in load_profiles().items())
-    command = commands.add_parser(
-        "run",
-        help="run the notebooks in order",
-        prog="run_all.sh",
-        description="Runs the notebooks 01, 02, ... in order and prints Table 1.",
-        epilog=f"profiles (genre_utils/profiles.yml):{profiles}\n\n./run_all.sh test: all tests",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    add = command.add_argument
-    add("--profile", default="demo", help="named set of parameters (default: demo)")
-    add("--dataset", default="", metavar="NAME", help="data set (default: the profile's)")
-    add("--data-dir", default="", metavar="DIR", help="where its audio and tables are")
-    add("--out", default="", metavar="DIR", help="results (default: runs/<profile>-<dataset>)")
-    add("--jobs", type=int, default=0, metavar="N", help="worker processes (default: all cores)")
-    add("--scheduler", default="", metavar="ADDR", help="Dask scheduler, such as tcp://host:8786")
-    add("--force", action="store_true", help="compute everything anew")
-    command.set_defaults(func=main_run)
+    Profiles are in genre_utils/profiles.yml: demo, mini, paper, tiny.
+    """
+    from genre_utils import run as runner
+
+    print(runner.summary(runner.run(**options)))
 
 
-def _add_publish(commands: argparse._SubParsersAction) -> None:
-    from genre_utils.publish import main_publish
+@cli.command()
+@click.argument("folder", metavar="RUN")
+@click.argument("name")
+def publish(folder: str, name: str) -> None:
+    """Copy a run's figures and tables into figures/NAME and renew the tables made of them.
 
-    command = commands.add_parser(
-        "publish",
-        help="copy a run's figures and tables into figures/NAME and renew README's table",
-        allow_abbrev=False,
-    )
-    command.add_argument("run", help="folder of the run")
-    command.add_argument("name", help="folder below figures/; 'demo' renews the notebooks too")
-    command.set_defaults(func=main_publish)
+    NAME demo renews the committed notebooks too.
+    """
+    from genre_utils import publish as publisher
 
-
-def _add_sensitivity(commands: argparse._SubParsersAction) -> None:
-    command = commands.add_parser(
-        "sensitivity",
-        help="replace a run's open choices one by one: does a verdict change?",
-        allow_abbrev=False,
-    )
-    command.add_argument("run", help="folder of a finished run with the artist protocol")
-    jobs = "worker processes (default: all cores)"
-    command.add_argument("--jobs", type=int, default=0, metavar="N", help=jobs)
-    command.set_defaults(func=_sensitivity)
+    written = publisher.publish(Path(folder), name)
+    print(f"{len(written)} files in {publisher.FIGURES / name}; the tables are renewed")
 
 
-def _sensitivity(arguments: argparse.Namespace) -> int:
-    from genre_utils.sensitivity import main_sensitivity  # loads TensorFlow
+@cli.command()
+@click.argument("folder", metavar="RUN")
+@JOBS
+def sensitivity(folder: str, jobs: int) -> None:
+    """Replace a run's open choices one by one and say which verdicts change."""
+    from genre_utils import sensitivity as study
 
-    return main_sensitivity(arguments)
+    on_terminal()
+    print(study.summary(study.sensitivity(folder, jobs=workers(jobs))))
+    print(f"table      {Path(folder) / 'sensitivity.md'}")
 
 
-def main(argv: list[str] | None = None) -> int:
+@cli.group(invoke_without_command=True)
+@click.pass_context
+def datasets(context: click.Context) -> None:
+    """List the data sets; download or validate one."""
+    if context.invoked_subcommand is None:
+        import pandas as pd
+
+        from genre_utils.data.datasets import DATASETS
+
+        columns = ["name", "clips", "size", "licence", "needs"]
+        rows = [[getattr(dataset, column) for column in columns] for dataset in DATASETS.values()]
+        print(pd.DataFrame(rows, columns=columns).to_markdown(index=False, tablefmt="plain"))
+
+
+@datasets.command()
+@click.argument("name")
+@click.option("--data-dir", required=True, metavar="DIR", help="Where it goes.")
+@click.option("--mirror", default="", metavar="URL", help="Folder address to try first.")
+def download(name: str, data_dir: str, mirror: str) -> None:
+    """Say what a release is and under which licence, then fetch and unpack it."""
+    from genre_utils.data import datasets as known
+    from genre_utils.data.download import download as fetch
+
+    on_terminal()
+    dataset = known.get(name)
+    print(f"{dataset.title}\n{dataset.citation}\nlicence: {dataset.licence}\nsize: {dataset.size}")
+    for line in fetch(name, Path(data_dir).expanduser(), mirror):
+        print(line, flush=True)
+
+
+@datasets.command()
+@click.argument("name")
+@DATA_DIR
+@JOBS
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+def validate(name: str, data_dir: str, jobs: int, as_json: bool) -> None:
+    """Look at every file; exit code 1 if any is faulty beyond those known to be."""
+    from genre_utils.data.datasets import FAULTS, validate
+
+    on_terminal()
+    report = validate(name, data_dir or None, jobs=workers(jobs))
+    if as_json:
+        print(json.dumps(report, indent=1, ensure_ascii=False))
+    else:
+        for kind in ("known_bad", *FAULTS):
+            for path, reason in report[kind].items():
+                print(f"{kind.replace('_', ' ')}: {path}: {reason}")
+        for note in report["notes"]:
+            print(f"note: {note}")
+        bad = sum(len(report[kind]) for kind in FAULTS)
+        print(f"{report['clips']} clips: {bad} faulty, {len(report['known_bad'])} known to be so")
+    sys.exit(int(not report["ok"]))
+
+
+@cli.command()
+@click.option("--dataset", required=True, metavar="NAME", help="Data set, see `datasets`.")
+@DATA_DIR
+@click.option("--system", default="", metavar="NAME", help="cnn-mel-small (default) or cnn-mel.")
+@click.option("--out", required=True, metavar="MODEL", help="Folder of the model.")
+@click.option("--epochs", default=0, metavar="N", help="Default: the system's own number.")
+@JOBS
+def train(dataset: str, data_dir: str, system: str, out: str, epochs: int, jobs: int) -> None:
+    """Train a system on all clips of a data set, save it, and say how good it is."""
+    from genre_utils import own_music
+
+    if epochs < 0:
+        raise UsageError(f"--epochs must be 0 or more, not {epochs}")
+    on_terminal()
+    chosen = {"system": system or own_music.DEFAULT, "epochs": epochs, "jobs": workers(jobs)}
+    model = own_music.train(dataset, data_dir, out, **chosen)
+    print(own_music.summary(model))
+    print(f"{out}: see README.md in it")
+
+
+@cli.command()
+@click.argument("model")
+@click.argument("places", metavar="FILE_OR_FOLDER...", nargs=-1, required=True)
+@click.option("--json", "form", flag_value="json", help="Print JSON, windows included.")
+@click.option("--csv", "form", flag_value="csv", help="Print CSV, a row a file.")
+@JOBS
+def predict(model: str, places: tuple[str, ...], form: str | None, jobs: int) -> None:
+    """Name the genre of sound files with a saved model; exit code 1 if one is refused."""
+    from genre_utils import own_music
+
+    on_terminal()
+    refused = own_music.answer(model, places, form=form or "table", jobs=workers(jobs))
+    sys.exit(int(refused > 0))
+
+
+@cli.command()
+@click.option("--dataset", default="demo", metavar="NAME", help="Data set (default: demo).")
+@DATA_DIR
+@click.option("--clips", default=72, metavar="N", help="Clips to measure with (default: 72).")
+@click.option("--repeats", default=2, metavar="N", help="Timed rounds (default: 2).")
+@click.option("--run", "folder", default="", metavar="RUN", help="Finished run to repeat.")
+@click.option("--out", default="", metavar="DIR", help="Results (default: figures/benchmark).")
+def benchmark(dataset: str, data_dir: str, clips: int, repeats: int, folder: str, out: str) -> None:
+    """Measure every stage on this machine, beside the usual librosa and Keras script."""
+    from genre_utils import benchmark as bench
+
+    on_terminal()
+    bench.main(dataset, data_dir, clips=clips, repeats=repeats, run=folder, out=out)
+
+
+def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns its exit code (0 done, 1 failure, 2 usage)."""
-    arguments = parser().parse_args(argv)
     try:
-        return arguments.func(arguments)
+        return cli.main(arguments, prog_name="genre_utils", standalone_mode=False) or 0
+    except SystemExit as leaving:
+        return int(leaving.code or 0)
+    except click.exceptions.Exit as leaving:
+        return leaving.exit_code
     except GenreUtilsError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, UsageError) else 1
+        return error.exit_code
+    except click.ClickException as error:  # a wrong call
+        print(f"genre_utils: {error.format_message()}; --help explains", file=sys.stderr)
+        return error.exit_code
     except BrokenPipeError:  # the reader of a pipe (head, say) has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, click.Abort):
         print("\nstopped; what is finished is kept, the same command goes on", file=sys.stderr)
         return 130
 

@@ -1,6 +1,7 @@
 """Run the notebooks in order with typed, checked parameters (papermill's Python API)."""
 
 import logging
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -8,11 +9,8 @@ from typing import Any
 import nbformat
 import papermill
 import yaml
-from jupyter_client.manager import AsyncKernelManager
-from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
-from genre_utils import kernel
 from genre_utils.data.datasets import DATASETS
 from genre_utils.runtime import GenreUtilsError, UsageError, on_terminal, quiet_stderr, workers
 from genre_utils.store import ROOT, Run, today, versions
@@ -133,7 +131,7 @@ def run(
     jobs : int
         Worker processes; 0: one per processor.
     force : bool
-        Compute everything anew.
+        Compute everything anew, into ``cache`` of the run's folder; what other runs share stays.
     scheduler : str
         Address of a Dask scheduler that takes the place of ``jobs`` where a notebook declares it.
 
@@ -155,29 +153,49 @@ def run(
         "data_dir": str(Path(data_dir).expanduser().resolve()) if data_dir else "",
         "out": str(results.folder),
         "jobs": workers(jobs),
-        "force": force,
         "scheduler": scheduler,
     }
     steps = plan(profile, shared)
+    if force:
+        shutil.rmtree(results.folder / "cache", ignore_errors=True)
+        (results.folder / "cache").mkdir(parents=True)
     results.record(
         "run", {"profile": profile, "started": today(), **shared, "versions": versions()}
     )
-    results.record("parameters", {path.stem: values for path, values in steps})
-    (results.folder / "notebooks").mkdir(exist_ok=True)
-    on_terminal()
-    timings = {}
-    # What the kernel and its workers say outside the notebooks, when they are stopped say.
-    with quiet_stderr(results.folder / "notebooks" / "kernels.log"), kernel.started() as manager:
-        for path, values in steps:
-            start = time.monotonic()
-            _execute(path, results.folder / "notebooks" / path.name, values, manager)
-            timings[path.stem] = round(time.monotonic() - start, 1)
-            results.record("timings", timings)
-            print(f"{path.stem:<20}{timings[path.stem]:8.1f} s", flush=True)
+    execute(steps, results)
     return results.folder
 
 
-def _execute(path: Path, target: Path, values: dict[str, Any], manager: AsyncKernelManager) -> None:
+def execute(steps: list[tuple[Path, dict]], results: Run) -> None:
+    """Execute notebooks, each in a kernel of its own, and print how long each took.
+
+    Parameters
+    ----------
+    steps : list of (notebook, parameters)
+        From `plan`. The parameters are recorded in run.json, the executed notebooks go to
+        ``notebooks`` in the run's folder.
+    results : Run
+
+    Raises
+    ------
+    UsageError, GenreUtilsError
+        As the notebook raises them; or another error of it, in one line.
+    """
+    results.record("parameters", {path.stem: values for path, values in steps})
+    folder = results.folder / "notebooks"
+    folder.mkdir(exist_ok=True)
+    on_terminal()
+    timings = {}
+    for path, values in steps:
+        start = time.monotonic()
+        with quiet_stderr(folder / "kernels.log"):  # what kernels say outside the notebooks
+            _execute(path, folder / path.name, values)
+        timings[path.stem] = round(time.monotonic() - start, 1)
+        results.record("timings", timings)
+        print(f"{path.stem:<20}{timings[path.stem]:8.1f} s", flush=True)
+
+
+def _execute(path: Path, target: Path, values: dict[str, Any]) -> None:
     logging.getLogger("papermill").setLevel(logging.ERROR)
     try:
         papermill.execute_notebook(
@@ -187,8 +205,6 @@ def _execute(path: Path, target: Path, values: dict[str, Any], manager: AsyncKer
             progress_bar=False,
             cwd=str(target.parent),
             kernel_name="python3",
-            engine_name=kernel.ENGINE,
-            manager=manager,
         )
     except PapermillExecutionError as error:
         if len(error.traceback) == 1:  # ours: GenreUtilsError shows one line
@@ -198,7 +214,7 @@ def _execute(path: Path, target: Path, values: dict[str, Any], manager: AsyncKer
         raise GenreUtilsError(
             f"{path.stem}, cell {error.exec_count}: {reason}; see {target}"
         ) from None
-    except DeadKernelError:
+    except RuntimeError:  # nbclient's word for a kernel that died
         raise GenreUtilsError(
             f"{path.stem}: its process was killed, often for want of memory; the same command "
             "goes on from what is stored"
@@ -210,11 +226,3 @@ def summary(folder: Path) -> str:
     table = (folder / "table1.md").read_text(encoding="utf-8")
     places = f"notebooks  {folder / 'notebooks'}\nfigures    {folder / 'figures'}"
     return f"{table}\n{places}"
-
-
-def main_run(arguments: Any) -> int:  # noqa: ANN401
-    """Command ``run``; returns the exit code."""
-    options = {k: v for k, v in vars(arguments).items() if k not in ("command", "func")}
-    folder = run(**options)
-    print(summary(folder))
-    return 0

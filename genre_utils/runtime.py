@@ -36,11 +36,14 @@ class UsageError(GenreUtilsError):
 
 
 @contextmanager
-def quiet_stderr() -> Iterator[None]:
-    """Drop what libraries in C write to descriptor 2; not while other threads have work."""
-    with _redirection, Path(os.devnull).open("w") as nowhere:
+def quiet_stderr(target: str | os.PathLike = os.devnull) -> Iterator[None]:
+    """Send what libraries in C and child processes write to descriptor 2 to the file ``target``.
+
+    It holds for the whole process: not for use while other threads have work.
+    """
+    with _redirection, Path(target).open("a") as stream:
         kept = os.dup(2)
-        os.dup2(nowhere.fileno(), 2)
+        os.dup2(stream.fileno(), 2)
         try:
             yield
         finally:
