@@ -7,16 +7,17 @@ import subprocess
 import sys
 import threading
 import tracemalloc
+import types
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from genre_utils import paper, store
+from genre_utils import store
 from genre_utils.data import audio
 from genre_utils.extraction import features, vgg
-from genre_utils.extraction import vgg as weights
 from genre_utils.runtime import GenreUtilsError
-from genre_utils.store import Store
+from genre_utils.store import ROOT, Run, Store, versions
 
 KEY = {"hop_length": 512, "code": "abc"}
 ROWS = np.arange(24, dtype=np.float32).reshape(4, 2, 3)
@@ -131,11 +132,6 @@ def test_many_writers_at_once(tmp_path):
     assert not list(rows.folder.glob(".part*"))
 
 
-def test_force_starts_from_nothing(rows, tmp_path):
-    rows.put(IDS, ROWS)
-    assert Store(tmp_path, "mel", KEY, fresh=True).missing(IDS) == IDS
-
-
 def test_absent_rows_are_one_clear_error(rows):
     rows.put(IDS[:1], ROWS[:1])
     with pytest.raises(
@@ -221,24 +217,91 @@ def test_file_digest_is_sha256_of_the_bytes(tmp_path):
     assert store.file_digest(tmp_path / "a") == known
 
 
-def test_code_version_tells_modules_apart():
-    versions = {
-        store.code_version(audio),
-        store.code_version(paper),
-        store.code_version(audio, paper),
-    }
-    assert len(versions) == 3
-    assert store.code_version(audio) == store.code_version(audio)
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """A package of its own: ``top`` imports ``low``, and ``other`` stands alone."""
+    folder = tmp_path / "genre_utils"
+    folder.mkdir()
+    for name, text in {
+        "top": "from genre_utils import low\n\ndef work():\n    import numpy\n    return low.x\n",
+        "low": '"""Said."""\nx = 1\n',
+        "other": "y = 1\n",
+    }.items():
+        (folder / f"{name}.py").write_text(text)
+    spec = types.SimpleNamespace
+    monkeypatch.setattr(store, "ROOT", tmp_path)
+    monkeypatch.setattr(store, "__file__", str(folder / "store.py"))
+    monkeypatch.setattr(
+        store, "find_spec", lambda name: spec(origin=folder / f"{name.split('.')[1]}.py")
+    )
+
+    def digest():
+        store._parsed.cache_clear()
+        store._modules.cache_clear()
+        return store.code_digest(types.SimpleNamespace(__module__="genre_utils.top"))
+
+    yield folder, digest
+    store._parsed.cache_clear()
+    store._modules.cache_clear()
 
 
-def test_cache_lies_where_the_variable_says(cache, monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "text", "same"),
+    [
+        ("top", "from genre_utils import low\n\ndef work():\n    return low.x + 1\n", False),
+        ("low", "x = 2\n", False),
+        ("low", '"""Other words."""\n# A comment.\nx = 1\n', True),
+        ("other", "y = 2\n", True),
+    ],
+)
+def test_code_is_known_by_what_it_does_and_what_it_imports(package, name, text, same):
+    """A recipe that is edited anywhere below makes a new key; words do not."""
+    folder, digest = package
+    before = digest()
+    (folder / f"{name}.py").write_text(text)
+    assert (digest() == before) is same
+
+
+def test_code_is_known_by_the_versions_of_other_packages(package, monkeypatch):
+    _, digest = package
+    before = digest()
+    monkeypatch.setattr(store, "version", lambda name: f"another {name}")
+    assert digest() != before
+
+
+def test_the_code_of_real_stages_differs():
+    stages = (audio.decode, features.mel_spectrogram, vgg.build_blocks)
+    assert len({store.code_digest(stage) for stage in stages}) == 3
+
+
+def test_cache_lies_where_the_variable_or_the_system_says(cache, monkeypatch, tmp_path):
     assert store.cache_dir() == cache
-    for unset in ("", None):
-        if unset is None:
-            monkeypatch.delenv("GENRE_UTILS_CACHE")
-        else:
-            monkeypatch.setenv("GENRE_UTILS_CACHE", unset)
-        assert store.cache_dir().parts[-2:] == (".cache", "genre-utils")
+    monkeypatch.delenv("GENRE_UTILS_CACHE")
+    monkeypatch.setattr(store.Path, "home", lambda: tmp_path)
+    system = tmp_path / "system" / "genre-utils"
+    monkeypatch.setattr(store, "user_cache_path", lambda *_: system)
+    assert store.cache_dir() == system
+    earlier = tmp_path / ".cache" / "genre-utils"
+    earlier.mkdir(parents=True)
+    assert store.cache_dir() == earlier
+    system.mkdir(parents=True)
+    assert store.cache_dir() == system
+
+
+@pytest.mark.parametrize("how", ["empty", "cut", "no text", "gone"])
+def test_damaged_remembered_arrays_are_made_anew(tmp_path, how):
+    path, made = tmp_path / "a.npz", []
+
+    def make():
+        made.append(1)
+        return {"x": ROWS}
+
+    store.remembered(path, make)
+    assert np.array_equal(store.remembered(path, make)["x"], ROWS)
+    assert len(made) == 1
+    _damage(path, how)
+    assert np.array_equal(store.remembered(path, make)["x"], ROWS)
+    assert len(made) == 2
 
 
 def _damage(path, how):
@@ -267,7 +330,8 @@ def test_a_damaged_shard_is_made_anew(rows, ending, how):
 def test_a_shard_that_goes_while_it_is_in_use_is_one_clear_error(rows):
     rows.put(IDS, ROWS)
     held = rows.rows(IDS)
-    Store(rows.folder.parent, "mel", KEY, fresh=True)
+    for path in rows.folder.glob("*.*"):
+        path.unlink()
     with pytest.raises(GenreUtilsError, match=r"^[^\n]*gone since; run the earlier stage again$"):
         held[:]
     assert rows.missing(IDS) == IDS
@@ -357,12 +421,6 @@ def test_a_store_travels_between_processes_by_its_folder(rows):
     assert np.array_equal(pickle.loads(text).load(IDS), ROWS)
 
 
-def test_the_date_of_the_key_is_that_of_the_last_use(rows):
-    os.utime(rows.folder / "key.txt", (0, 0))
-    Store.opened(rows.folder)
-    assert (rows.folder / "key.txt").stat().st_mtime > 1e9
-
-
 def test_another_parameter_makes_anew_only_what_depends_on_it(tmp_path):
     def names(**other):
         made = features.extract_all([], [], tmp_path, features.Look(**other))
@@ -377,7 +435,7 @@ def test_another_parameter_makes_anew_only_what_depends_on_it(tmp_path):
 
 
 def test_maps_follow_their_features_and_the_look_of_the_images_alone(cache, tmp_path):
-    trunk = weights.load_weights("random")
+    trunk = vgg.load_weights("random")
 
     def folder(keep=("vgg", "pooled"), **changed):
         look = features.Look(**changed)
@@ -390,3 +448,108 @@ def test_maps_follow_their_features_and_the_look_of_the_images_alone(cache, tmp_
     assert folder(mel_scale="power") == folder(keep=("vgg",)) == first
     others = {folder(offset=5.0), folder(channels="colormap"), folder(preprocessing="scale")}
     assert len(others | {first}) == 4
+
+
+@pytest.fixture
+def run(tmp_path, cache):
+    return Run(tmp_path / "a run")
+
+
+def test_the_default_folder_lies_in_the_checkout():
+    assert Run(dataset="demo").folder == ROOT / "runs" / "demo-demo"
+
+
+def test_text_stays_text_and_empty_stays_empty(run):
+    names = ["0012", "NA", "nan", ""]
+    clips = pd.DataFrame({"clip_id": names, "artist": names, "start_s": [0, 1.5, np.nan, 2]})
+    run.write("clips", clips)
+    back = run.read("clips")
+    assert back["artist"].tolist() == names
+    assert back["clip_id"].tolist() == names
+    assert back["start_s"].isna().tolist() == [False, False, True, False]
+
+
+def test_what_is_missing_names_the_notebook_to_run(run):
+    with pytest.raises(GenreUtilsError, match=r"no .*splits\.csv; run notebook 01_data first"):
+        run.read("splits")
+    with pytest.raises(GenreUtilsError, match=r"run\.json has no 'corpus'; run the earlier"):
+        run.recorded("corpus")
+    with pytest.raises(GenreUtilsError, match=r"arrays\.json has no 'vgg-mel'; run the earlier"):
+        run.arrays("vgg-mel")
+
+
+def _rows(system, folds, answer="Jazz"):
+    n = len(folds)
+    table = pd.DataFrame({"system": system, "protocol": "random", "fold": folds})
+    table["clip_id"] = [f"c{i}" for i in range(n)]
+    table["y_true"], table["y_pred"] = "Jazz", answer
+    return table
+
+
+def test_a_systems_new_rows_replace_its_old_ones_and_stale_rows_go(run):
+    splits = pd.DataFrame({"protocol": "random", "clip_id": ["c0", "c1"], "fold": [0, 1]})
+    run.write("splits", splits)
+    run.add_predictions(_rows("svm-mfcc", [0, 1]))
+    both = run.add_predictions(_rows("cnn-mel", [0, 1]))
+    assert both["system"].tolist() == ["cnn-mel", "cnn-mel", "svm-mfcc", "svm-mfcc"]
+    again = run.add_predictions(_rows("cnn-mel", [0, 1], answer="World"))
+    assert (again[again["system"] == "cnn-mel"]["y_pred"] == "World").all()
+    assert len(again) == 4
+    run.write("splits", splits.assign(fold=[1, 0]))
+    renewed = run.add_predictions(_rows("cnn-mel", [1, 0]))
+    assert renewed["system"].unique().tolist() == ["cnn-mel"]  # svm's rows are of other folds
+
+
+def test_the_file_does_not_depend_on_what_was_there_before(run):
+    run.write("splits", pd.DataFrame({"protocol": "random", "clip_id": ["c0"], "fold": [0]}))
+    proba = np.float32([0.1])
+    for system in ("majority", "svm-fair", "svm-mfcc", "cnn-mel"):
+        run.add_predictions(
+            _rows(system, [0]).assign(p_Jazz=proba if system == "cnn-mel" else np.nan)
+        )
+    first = (run.folder / "predictions.csv").read_bytes()
+    assert b",0.1\n" in first
+    run.add_predictions(_rows("svm-mfcc", [0]).assign(p_Jazz=np.nan))
+    assert (run.folder / "predictions.csv").read_bytes() == first
+    order = run.read("predictions")["system"].tolist()
+    assert order == ["cnn-mel", "svm-mfcc", "svm-fair", "majority"]
+
+
+def test_parts_of_run_json_do_not_disturb_each_other(run):
+    run.record("corpus", {"note": "demo corpus (synthesised)", "n": np.int64(3)})
+    run.record("weights", {"random": False})
+    assert run.note() == "demo corpus (synthesised)"
+    run.record("weights", {"random": True})
+    assert run.note() == "demo corpus (synthesised); untrained VGG-16"
+    assert run.recorded("corpus")["n"] == 3
+
+
+def test_arrays_are_found_again(run):
+    store = Store(run.cache, "mel", {"x": 1})
+    store.put(["a"], np.ones((1, 2)))
+    run.record_arrays({"mel": store})
+    assert np.array_equal(run.arrays("mel").load(["a"]), np.ones((1, 2)))
+
+
+def test_a_forced_run_leaves_what_others_share(run, cache):
+    """A run with a cache of its own reads and writes there, not in the common one."""
+    assert run.cache == cache / "arrays"
+    Store(run.cache, "mel", KEY).put(IDS, ROWS)
+    (run.folder / "cache").mkdir(parents=True)
+    forced = Run(run.folder)
+    assert forced.cache == run.folder / "cache"
+    assert Store(forced.cache, "mel", KEY).missing(IDS) == IDS
+    assert Store(run.cache, "mel", KEY).missing(IDS) == []
+
+
+def test_usable_clips_carry_their_digest(run):
+    clips = pd.DataFrame({"clip_id": ["1", "2"], "status": ["ok", "silent"]})
+    run.write("clips", clips)
+    run.write("audio", pd.DataFrame({"clip_id": ["1"], "sha256": ["ab"]}))
+    used = run.usable_clips()
+    assert used["clip_id"].tolist() == ["1"]
+    assert used["sha256"].tolist() == ["ab"]
+
+
+def test_versions_name_what_numbers_depend_on():
+    assert {"tensorflow", "librosa", "soundfile"} <= set(versions())
