@@ -228,7 +228,7 @@ def train(
     clips = clips.assign(sha256=clips["clip_id"].map(digests))
     used = clips[clips["status"] == "ok"]
     try:
-        pairs = splits.find(used, folder, digests, jobs=jobs)
+        pairs = splits.find_duplicates(used, folder, digests, jobs=jobs)
         folds: pd.DataFrame | str = splits.make_splits(used, ["artist"], FOLDS, 0, pairs)
     except UsageError as error:
         folds = str(error)

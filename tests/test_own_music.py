@@ -24,7 +24,7 @@ from genre_utils.models import explain, systems
 from genre_utils.models.cnn import HeadClassifier
 from genre_utils.own_music import HEAD, Predictor, SavedModel
 from genre_utils.runtime import GenreUtilsError, UsageError
-from genre_utils.store import Run, Store
+from genre_utils.store import Run, Store, file_digest
 
 GENRES = ("Ambient", "Hard Rock", "Jazz")
 UNTRAINED = vgg.load_weights("random")
@@ -250,8 +250,9 @@ def _run(folder, artists=True, n=60):
     run.write("clips", clips)
     run.write("audio", pd.DataFrame({"clip_id": ids, "sha256": ids}))
     fold = {name: i % 10 for i, name in enumerate(sorted(set(artist)))}
-    splits = pd.DataFrame({"protocol": "artist", "clip_id": ids, "group": artist})
-    run.write("splits", splits.assign(fold=splits["group"].map(fold)))
+    splits = pd.DataFrame({"protocol": "artist", "clip_id": ids, "genre": y})
+    splits["group"] = np.unique(artist, return_inverse=True)[1]
+    run.write("splits", splits.assign(fold=[fold[name] for name in artist]))
     mel = Store(folder, "mel", {"audio": {"offset": 2.0, "fill": "zeros"}, "scale": "power"})
     look = {"channels": "repeat", "preprocessing": "scale", "precision": "float32"}
     maps = Store(folder, "vgg-mel", {"features": mel.folder.name, "weights": "f" * 64, **look})
@@ -317,6 +318,32 @@ def test_without_artists_there_is_no_estimate(tmp_path):
     )  # the artist of the refused clip does not count
     assert model.facts["estimate"] == {"unknown": "the data set does not name its artists"}
     assert model.temperature == 1
+
+
+def test_a_data_set_becomes_a_model_that_hears_as_in_training(cache, tmp_path, monkeypatch):
+    monkeypatch.setattr(vgg, "load_weights", lambda _="": UNTRAINED)
+    rows = []
+    for i in range(10):
+        genre = GENRES[i % 2]
+        path = sound(tmp_path / f"{i}.wav", 2, level=0.1 + i / 20)
+        rows.append((path.name, genre, f"artist {i}"))
+    (tmp_path / "bad.wav").write_bytes(b"no sound")
+    rows.append(("bad.wav", "Jazz", "artist 1"))
+    table = pd.DataFrame(rows, columns=["path", "genre", "artist"])
+    table.to_csv(tmp_path / "table.csv", index=False)
+    out = tmp_path / "model"
+    model = own_music.train("csv", str(tmp_path), out, epochs=2)
+    facts = SavedModel.load(out).facts
+    assert (facts["data"]["clips"], sum(facts["data"]["refused"].values())) == (10, 1)
+    assert facts["features"]["look"] == asdict(features.Look())
+    assert facts["estimate"]["n_artists"] == 10
+    assert facts["settings"] == own_music.SYSTEMS["cnn-mel-small"] | {"epochs": 2}
+    predictor = Predictor(out)
+    answers = list(predictor.predict(dict.fromkeys((tmp_path / row[0] for row in rows[:4]), "")))
+    assert [answer.path.name for answer in answers] == ["0.wav", "1.wav", "2.wav", "3.wav"]
+    maps = Store.opened(next((cache / "arrays").glob("vgg-mel-*")))
+    expected = model.predict_proba(maps.load([file_digest(answer.path) for answer in answers]))
+    assert np.allclose([answer.probabilities for answer in answers], expected, atol=1e-3)
 
 
 def test_wrong_calls_of_train(tmp_path):
