@@ -84,12 +84,11 @@ def datasets(context: click.Context) -> None:
 def download(name: str, data_dir: str, mirror: str) -> None:
     """Say what a release is and under which licence, then fetch and unpack it."""
     from genre_utils.data import datasets as known
-    from genre_utils.data.download import download as fetch
 
     on_terminal()
     dataset = known.get(name)
     print(f"{dataset.title}\n{dataset.citation}\nlicence: {dataset.licence}\nsize: {dataset.size}")
-    for line in fetch(name, Path(data_dir).expanduser(), mirror):
+    for line in known.download(name, Path(data_dir).expanduser(), mirror):
         print(line, flush=True)
 
 

@@ -131,7 +131,7 @@ def test_clips_in_equals_used_plus_refused(first, layout):
 def test_splits_and_predictions_fit_together(first, layout):
     splits = pd.read_csv(first[0] / "splits.csv", dtype={"clip_id": str})
     table = pd.read_csv(first[0] / "predictions.csv", dtype={"clip_id": str})
-    assert list(splits) == ["protocol", "clip_id", "fold"]
+    assert list(splits) == ["protocol", "clip_id", "genre", "group", "fold"]
     assert list(table)[:6] == ["system", "protocol", "fold", "clip_id", "y_true", "y_pred"]
     assert list(table)[6:] == [f"p_{genre}" for genre in GENRES]
     assert set(table["system"]) == CNNS | OTHERS

@@ -58,16 +58,6 @@ class TestShape:
                 assert "it/s" not in text
                 assert not ABSOLUTE.search(text), text
 
-    def test_normalised(self, path):
-        notebook = nbformat.read(path, 4)
-        assert notebook.metadata.kernelspec.name == "python3"
-        assert set(notebook.metadata) == {"kernelspec", "language_info"}
-        for i, cell in enumerate(notebook.cells):
-            assert cell.id == f"cell-{i:02d}"
-            assert set(cell.metadata) <= {"tags"}
-            assert "injected-parameters" not in cell.metadata.get("tags", [])
-        assert path.read_text(encoding="utf-8").endswith("\n")
-
     def test_some_outputs_are_compared(self, path):
         tags = [tag for c in _cells(path, "code") for tag in c.metadata.get("tags", [])]
         assert set(tags) <= {"parameters", "nbval-check-output"}

@@ -13,17 +13,16 @@ from genre_utils.store import ROOT, Run
 NAMES = ("demo", "magnatune-mini")
 
 
-def test_readme_and_stored_results_agree():
+def test_readme_and_the_page_of_results_say_what_is_stored():
     text = publish.README.read_text(encoding="utf-8")
-    made = {name: words(publish.FIGURES) for name, words in publish.GENERATED.items()}
-    for name, table in made.items():
-        begin, end = publish.BEGIN.format(name), publish.END.format(name)
-        assert text.partition(begin)[2].partition(end)[0].strip() == table
-    inside = made["results"]
-    assert "demo corpus (synthesised)" in inside
-    assert made["sensitivity"].count("choices that the paper leaves open") == len(NAMES)
-    for accuracy, _ in paper.TABLE1.values():
-        assert f"{accuracy:.2f}" in inside
+    table = publish.results_table(publish.FIGURES)
+    assert text.partition(publish.BEGIN)[2].partition(publish.END)[0].strip() == table
+    assert "demo corpus (synthesised)" in table
+    for accuracy, f_score in paper.TABLE1.values():
+        assert f"{accuracy:.2f} / {f_score:.2f}" in table
+    page = (publish.FIGURES / "README.md").read_text(encoding="utf-8")
+    assert page == publish.results_page(publish.FIGURES)
+    assert page.count("choices that the paper leaves open") == len(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -72,14 +71,28 @@ def finished(tmp_path, monkeypatch):
     return run
 
 
-def test_publishing_another_result_changes_readme(finished):
+def test_publishing_another_result_changes_readme_and_page(finished):
     publish.publish(finished.folder, "magnatune-mini")
     text = publish.README.read_text(encoding="utf-8")
     assert "7 clips, 2 genres" in text
     assert text.count("| 0.50 (") >= 8
-    assert text.count("planted verdict") >= 2  # claim 7, both protocols
+    assert "planted verdict" in (publish.FIGURES / "README.md").read_text(encoding="utf-8")
     stored = json.loads((publish.FIGURES / "magnatune-mini" / "run.json").read_text())
     assert "out" not in stored
+
+
+def test_a_publication_that_fails_leaves_what_was_there(finished, monkeypatch):
+    target = publish.FIGURES / "magnatune-mini"
+    before = {path.name: path.read_bytes() for path in target.iterdir()}
+
+    def full(*_):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(publish, "write_json", full)
+    with pytest.raises(OSError, match="No space"):
+        publish.publish(finished.folder, "magnatune-mini")
+    assert {path.name: path.read_bytes() for path in target.iterdir()} == before
+    assert not list(publish.FIGURES.glob(".publish-*"))
 
 
 def test_only_the_demo_run_is_called_demo(finished):
@@ -101,7 +114,7 @@ def test_an_unfinished_run_is_refused(tmp_path):
 def test_a_readme_without_marks_is_refused(tmp_path):
     (tmp_path / "README.md").write_text("nothing")
     with pytest.raises(GenreUtilsError, match="marks"):
-        publish.renew_readme(tmp_path / "README.md", publish.FIGURES)
+        publish.renew(tmp_path / "README.md", publish.FIGURES)
 
 
 def test_normalising_twice_changes_nothing_and_drops_what_runs_differ_in():

@@ -7,8 +7,8 @@ import nbformat
 import pytest
 import yaml
 
-from genre_utils import kernel, run
-from genre_utils.runtime import GenreUtilsError, UsageError
+from genre_utils import run
+from genre_utils.runtime import PROGRESS, GenreUtilsError, UsageError, progress
 
 ROOT = Path(__file__).resolve().parent.parent
 PARAMETERS = """n_folds: int = 10  # folds
@@ -96,9 +96,7 @@ def test_a_profile_for_a_notebook_that_is_not_there_is_refused(tmp_path, profile
 
 @pytest.mark.parametrize("profile", list(run.load_profiles()))
 def test_every_profile_fits_the_notebooks_and_gives_reasons(profile):
-    steps = run.plan(
-        profile, {"dataset": "demo", "jobs": 1, "out": "", "force": False, "scheduler": ""}
-    )
+    steps = run.plan(profile, {"dataset": "demo", "jobs": 1, "out": "", "scheduler": ""})
     assert [path.stem[:2] for path, _ in steps] == sorted(path.stem[:2] for path, _ in steps)
     for entries in run.load_profiles()[profile]["notebooks"].values():
         for name, entry in entries.items():
@@ -116,21 +114,16 @@ def test_the_demo_profile_repeats_the_notebooks_own_defaults():
             assert declared[name]["default"] == repr(entry["value"]), (stem, name)
 
 
-def test_one_kernel_shows_each_notebook_an_empty_namespace(tmp_path):
-    """Names, execution counts, figures and Keras' counters are as in a kernel of its own."""
-    body = "import os, sys, matplotlib.pyplot as plt\n"
-    body += "print(os.getpid(), 'left' in dir(), 'np' in dir(), plt.get_fignums())\n"
-    body += "left = plt.figure(); import numpy as np"
-    source, target = _notebook(tmp_path / "01_x.ipynb", body=body), tmp_path / "executed.ipynb"
+def test_each_notebook_has_a_kernel_of_its_own(tmp_path):
+    """Style, dtype policy and names of one notebook do not reach the next."""
+    body = "import os, matplotlib\nprint(os.getpid(), matplotlib.rcParams['font.size'])\n"
+    source = _notebook(tmp_path / "01_x.ipynb", body=body + "matplotlib.rcParams['font.size'] = 3")
     said = []
-    with kernel.started() as manager:
-        for _ in range(2):
-            run._execute(source, target, {}, manager)
-            cells = nbformat.read(target, 4).cells
-            said.append(cells[-1].outputs[0].text.split(maxsplit=1))
-            assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
-    assert said[0][0] == said[1][0]
-    assert [rest for _, rest in said] == ["False False []\n"] * 2
+    for name in ("a.ipynb", "b.ipynb"):
+        run._execute(source, tmp_path / name, {})
+        said.append(nbformat.read(tmp_path / name, 4).cells[-1].outputs[0].text.split())
+    assert said[0][0] != said[1][0]
+    assert said[0][1] == said[1][1]
 
 
 def test_a_kernel_that_is_killed_is_one_line(tmp_path):
@@ -141,13 +134,12 @@ def test_a_kernel_that_is_killed_is_one_line(tmp_path):
 def _papermill(tmp_path, body):
     source = _notebook(tmp_path / "01_x.ipynb", body=body)
     target = tmp_path / "executed.ipynb"
-    with kernel.started() as manager:
-        run._execute(source, target, {"n_folds": 4}, manager)
+    run._execute(source, target, {"n_folds": 4})
     return target
 
 
 def test_a_users_mistake_in_a_notebook_is_one_line_and_the_notebook_stays(tmp_path):
-    body = "from genre_utils.errors import UsageError\n"
+    body = "from genre_utils.runtime import UsageError\n"
     body += "raise UsageError('no such genre; see clips.csv')"
     with pytest.raises(UsageError) as caught:
         _papermill(tmp_path, body)
@@ -185,10 +177,10 @@ def _run_all(*arguments, cwd=None):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--profil", "demo"], "unrecognized arguments: --profil demo"),
+        (["--profil", "demo"], "No such option"),
         (["--profile", "big"], "unknown profile 'big'; one of demo, mini, paper, tiny"),
         (["--dataset", "gtsan"], "unknown data set 'gtsan'"),
-        (["--jobs", "two"], "invalid int value: 'two'"),
+        (["--jobs", "two"], "'two' is not a valid integer"),
         (["--jobs", "-1"], "jobs must be 0 or more"),
         (["--dataset", "magnatagatune"], "needs --data-dir"),
         (["--data-dir", "/no/such/folder", "--dataset", "magnatagatune"], "/no/such/folder"),
@@ -209,3 +201,44 @@ def test_help_from_another_folder_explains_every_option(tmp_path):
     options = ("--profile", "--dataset", "--data-dir", "--out", "--jobs", "--force")
     for word in (*options, *run.load_profiles()):
         assert word in done.stdout
+
+
+@pytest.fixture
+def bar(tmp_path, monkeypatch):
+    """Stand-in for the terminal that a run draws its bars on."""
+    path = tmp_path / "terminal"
+    path.touch()
+    monkeypatch.setenv(PROGRESS, str(path))
+    return path
+
+
+def test_bar_is_drawn_on_the_named_terminal_only(bar, capfd):
+    assert list(progress("abc", "mel features", unit="song")) == ["a", "b", "c"]
+    assert "mel features" in bar.read_text()
+    assert "song" in bar.read_text()
+    assert capfd.readouterr() == ("", "")
+
+
+def test_generators_have_the_total_that_is_given(bar):
+    assert list(progress((i for i in range(3)), "folds", total=3)) == [0, 1, 2]
+    assert "/3" in bar.read_text()
+
+
+def test_a_loop_left_early_and_an_error_close_the_bar(bar):
+    for item in progress(range(5), "folds"):
+        if item == 2:
+            break
+
+    def failing():
+        yield 1
+        raise ValueError("inside the loop")
+
+    with pytest.raises(ValueError, match="inside the loop"):
+        list(progress(failing(), "folds"))
+
+
+@pytest.mark.parametrize("value", ["", "/no/such/terminal"])
+def test_quiet_when_empty_or_gone(value, monkeypatch, capfd):
+    monkeypatch.setenv(PROGRESS, value)
+    assert list(progress(range(3), "folds")) == [0, 1, 2]
+    assert capfd.readouterr() == ("", "")
