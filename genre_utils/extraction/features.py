@@ -79,11 +79,8 @@ def mel_filters(sr: int, n_fft: int, n_mels: int, fmax: float | None = None) -> 
     return sparse.csr_array(librosa.filters.mel(sr=sr, n_fft=n_fft, n_mels=n_mels, fmax=fmax))
 
 
-@lru_cache(maxsize=128)  # `librosa.estimate_tuning` knows 100 values
-def _chroma_filters(n_fft: int, n_chroma: int, tuning: float) -> np.ndarray:
-    return librosa.filters.chroma(
-        sr=audio.SAMPLE_RATE, n_fft=n_fft, n_chroma=n_chroma, tuning=tuning
-    )
+# librosa would make them again for each clip; `librosa.estimate_tuning` knows 100 values.
+_chroma_filters = lru_cache(maxsize=128)(librosa.filters.chroma)
 
 
 def mel_power(
@@ -199,11 +196,12 @@ def _mfcc(power: np.ndarray) -> np.ndarray:
 
 
 def _chroma(power: np.ndarray, n_chroma: int) -> np.ndarray:
-    """`librosa.feature.chroma_stft`, which would make its filters again for each clip."""
+    """`librosa.feature.chroma_stft` with kept filters."""
+    sr, n_fft = audio.SAMPLE_RATE, 2 * (len(power) - 1)
     with warnings.catch_warnings():  # where nothing has a pitch, its tuning is 0
         warnings.filterwarnings("ignore", message="Trying to estimate tuning from empty")
-        tuning = librosa.estimate_tuning(S=power, sr=audio.SAMPLE_RATE, bins_per_octave=n_chroma)
-    bank = _chroma_filters(2 * (len(power) - 1), n_chroma, float(tuning))
+        tuning = librosa.estimate_tuning(S=power, sr=sr, bins_per_octave=n_chroma)
+    bank = _chroma_filters(sr=sr, n_fft=n_fft, n_chroma=n_chroma, tuning=float(tuning))
     return librosa.util.normalize(bank @ power, axis=0).astype(np.float32)
 
 
@@ -407,14 +405,10 @@ NAMES = (
 
 
 def handcrafted(y: np.ndarray) -> np.ndarray:
-    """Describe a clip by the numbers that `NAMES` lists.
+    """Describe a clip by the numbers that `NAMES` lists, float32: Hz, beats a minute.
 
-    ``y`` [shape=(n,)] are 16 kHz samples, peak 1, at least 1 s.
-
-    Returns
-    -------
-    np.ndarray [shape=(len(NAMES),), dtype=float32]
-        Finite, also for a clip that is nearly silent. Frequencies in Hz, tempo in beats a minute.
+    ``y`` [shape=(n,)] are 16 kHz samples, peak 1, at least 1 s. All numbers are finite, also for
+    a clip that is nearly silent.
     """
     over_time = series(y)
     tempo = librosa.feature.tempo(

