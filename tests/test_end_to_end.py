@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from genre_utils import paper
+from genre_utils import paper, sensitivity
 from genre_utils.data import demo
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -256,6 +256,26 @@ def test_two_runs_give_identical_predictions_and_pictures(first, layout, tmp_pat
         assert (again / name).read_bytes() == (first[0] / name).read_bytes(), name
     for path in sorted((first[0] / "figures").glob("*.png")):
         assert (again / "figures" / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+def test_open_choices_are_replaced_one_by_one(first, monkeypatch):
+    out, _ = first
+    monkeypatch.setenv("GENRE_UTILS_CACHE", str(out.parent / "cache"))
+    wanted = {"coding", "fill", "offset", "baseline", "pooling"}
+    choices = tuple(c for c in sensitivity.CHOICES if c.name in wanted)
+    rows = sensitivity.sensitivity(str(out), choices=choices, n_resamples=100)
+    assert set(rows["choice"]) == wanted - {"fill"}
+    page = (out / "sensitivity.md").read_text(encoding="utf-8")
+    assert "Not computed, fill zeros: no clip is shorter than 20 s." in page
+    stored = pd.read_csv(out / "table1.csv").query("protocol == 'artist'").set_index("system")
+    assert rows["default_accuracy"].to_list() == list(stored.loc[rows["system"], "accuracy"])
+    fair = rows[rows["choice"] == "baseline"].iloc[0]
+    assert fair["accuracy"] == stored.loc["svm-fair", "accuracy"]
+    assert fair["difference"] == pytest.approx(fair["accuracy"] - fair["default_accuracy"])
+    times = {path: path.stat().st_mtime for path in (out / "sensitivity").rglob("*.csv")}
+    again = sensitivity.sensitivity(str(out), choices=choices, n_resamples=100)
+    pd.testing.assert_frame_equal(again, rows)
+    assert {path: path.stat().st_mtime for path in (out / "sensitivity").rglob("*.csv")} == times
 
 
 def test_a_repeated_run_computes_nothing_again(first, layout):
