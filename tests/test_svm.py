@@ -1,8 +1,10 @@
+import librosa
 import numpy as np
 import pytest
 from sklearn.base import clone
 from sklearn.multiclass import OneVsOneClassifier
 from sklearn.svm import SVC
+from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from genre_utils.models import svm
 from genre_utils.runtime import UsageError
@@ -38,6 +40,19 @@ def test_the_clip_vector_by_hand():
             assert vectors[i, 13 + c] == pytest.approx(deviation)
 
 
+def test_slopes_follow_the_vector():
+    rng = np.random.default_rng(1)
+    rows = rng.normal(size=(3, 14, 30)).astype(np.float32)
+    rows[:, 13] = -10
+    rows[1, 13, 5:12] = -60  # seven frames too soft
+    found = svm.clip_vectors(rows, slopes=True)
+    assert found.shape == (3, 52)
+    assert np.array_equal(found[:, :26], svm.clip_vectors(rows))
+    kept = np.r_[0:5, 12:30]
+    slope = librosa.feature.delta(rows[1, :13].astype(float))[:, kept]
+    assert np.allclose(found[1, 26:], np.concatenate([slope.mean(axis=1), slope.std(axis=1)]))
+
+
 def test_code_matrix_of_three_classes_by_hand():
     assert svm.code_matrix(3).tolist() == [[1, 1, 0], [-1, 0, 1], [0, -1, -1]]
     assert svm.code_matrix(3, "onevsall").tolist() == [[1, -1, -1], [-1, 1, -1], [-1, -1, 1]]
@@ -58,7 +73,7 @@ def test_votes_by_hand():
     scores = np.array([[0.5, 0.5, -2.0], [-3.0, -3.0, 0.1], [0.0, 0.0, 0.0]])
     # class 0: (0.25 + 0.25)/2; class 1: (0.75 + 1.5)/2; class 2: (0.75 + 0)/2
     # second row: class 1 has (0 + 0.45)/2, class 2 has (0 + 0.55)/2
-    assert svm.decode(scores, matrix).tolist() == [0, 1, 0]
+    assert svm.losses(scores, matrix).argmin(axis=1).tolist() == [0, 1, 0]
 
 
 def test_decoding_against_another_formulation():
@@ -67,12 +82,12 @@ def test_decoding_against_another_formulation():
         for coding in svm.CODINGS:
             matrix = svm.code_matrix(n, coding)
             scores = rng.normal(scale=2, size=(50, matrix.shape[1]))
-            for row, answer in zip(scores, svm.decode(scores, matrix), strict=True):
+            for row, found in zip(scores, svm.losses(scores, matrix), strict=True):
                 loss = []
                 for code in matrix:
                     terms = [max(0, 1 - m * s) / 2 for m, s in zip(code, row, strict=True) if m]
                     loss.append(sum(terms) / len(terms))
-                assert loss[answer] == min(loss)
+                assert np.allclose(loss, found)
 
 
 def test_learners_are_the_pairwise_svms_of_scikit_learn():
@@ -81,10 +96,9 @@ def test_learners_are_the_pairwise_svms_of_scikit_learn():
     theirs = OneVsOneClassifier(SVC(kernel="linear", C=1)).fit(X, y)
     # scikit-learn counts the second of a pair as positive.
     expected = np.column_stack([-e.decision_function(X) for e in theirs.estimators_])
-    assert np.allclose(ours.decision_function(X), expected, atol=0.02)
+    assert np.allclose(ours.scores(X), expected, atol=0.02)
     assert (ours.predict(X) == theirs.predict(X)).mean() > 0.99
     assert (ours.predict(X) == y).mean() > 0.95
-    assert ours.n_stopped_ == 0
 
 
 def test_no_standardisation():
@@ -108,5 +122,10 @@ def test_errors_are_clear():
     X, y = _clouds()
     with pytest.raises(UsageError, match="unknown coding 'dense': one of onevsone, onevsall"):
         svm.EcocSVM("dense").fit(X, y)
-    with pytest.raises(UsageError, match="at least two genres"):
+    with pytest.raises(ValueError, match="at least two classes"):
         svm.EcocSVM().fit(X[:5], y[:5])
+
+
+@parametrize_with_checks([svm.EcocSVM(), svm.EcocSVM("onevsall")])
+def test_scikit_learns_own_checks(estimator, check):
+    check(estimator)

@@ -16,21 +16,24 @@ description moved between 0.66 and 0.83.
 
 import gc
 from collections.abc import Iterator
-from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import sparse
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils import Tags
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, validate_data
 
 from genre_utils import paper
-from genre_utils.backend import keras, tf
-from genre_utils.extraction.features import to_image
+from genre_utils.extraction.features import DEFAULT, Look, to_image
 from genre_utils.extraction.vgg import build_trunk, load_weights, preprocess
 from genre_utils.models.sweep import DenseTraining, predict_proba, sparse_rows
 from genre_utils.runtime import UsageError
 
-# ---- models.head ----
+if TYPE_CHECKING:  # TensorFlow starts only where a network is built
+    from genre_utils.backend import keras
+
 POOLING = ("flatten", "average")
 
 
@@ -41,7 +44,7 @@ def build_head(
     pooling: str = "flatten",
     dropout: float = paper.HEAD["dropout"],
     l2: float = paper.HEAD["l2"],
-) -> keras.Model:
+) -> "keras.Sequential":
     """Build the trainable layers: 512 ReLU (L2), dropout, 256 ReLU, dropout, softmax.
 
     Parameters
@@ -53,11 +56,13 @@ def build_head(
 
     Returns
     -------
-    keras.Model
+    keras.Sequential
         Input [n, *map_shape]; output [n, n_classes] probabilities.
     """
     if pooling not in POOLING:
         raise UsageError(f"unknown pooling {pooling!r}: one of {', '.join(POOLING)}")
+    from genre_utils.backend import keras
+
     first, second = paper.HEAD["units"]
     layers = keras.layers
     return keras.Sequential(
@@ -119,18 +124,16 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):
 
     def fit(self, X: np.ndarray, y: np.ndarray) -> "HeadClassifier":
         """Train on maps X [n, height, width, 512] (any float type) and genre names y [n]."""
+        from genre_utils.backend import keras
+
+        X, y = validate_data(self, X, y, allow_nd=True)
+        check_classification_targets(y)
         self.classes_, target = np.unique(y, return_inverse=True)
         keras.utils.set_random_seed(self.seed)
-        initial = build_head(
-            X.shape[1:], len(self.classes_), pooling=self.pooling, dropout=self.dropout
-        ).get_weights()
-        training = DenseTraining(
-            initial,
-            l2=self.l2,
-            dropout=self.dropout,
-            learning_rate=self.learning_rate,
-            random=np.random.default_rng([self.seed, 1]),
-        )
+        how = {"pooling": self.pooling, "dropout": self.dropout, "l2": self.l2}
+        model = build_head(X.shape[1:], len(self.classes_), **how)
+        model.compile(keras.optimizers.Adam(self.learning_rate))
+        training = DenseTraining(model, np.random.default_rng([self.seed, 1]))
         log = training.train(self._rows(X), target, self._batches(len(X)))
         steps = -(-len(X) // self.batch_size)
         self.history_ = log.reshape(self.epochs, steps, 2).sum(axis=1) / len(X)
@@ -140,11 +143,18 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):
     def predict_proba(self, X: np.ndarray) -> np.ndarray:
         """Return probabilities [n, n_classes] in the order of ``classes_``."""
         check_is_fitted(self)
+        X = validate_data(self, X, allow_nd=True, reset=False)
         return predict_proba(self.weights_, self._rows(X))
 
     def predict(self, X: np.ndarray) -> np.ndarray:
         """Return the most probable genre of each row."""
-        return self.classes_[self.predict_proba(X).argmax(axis=1)]
+        best = self.predict_proba(X).argmax(axis=1)
+        return self.classes_[best]
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.three_d_array = True
+        return tags
 
     def _rows(self, X: np.ndarray) -> sparse.csr_array:
         """Do what the first layer of `build_head` does, which has no weights."""
@@ -159,12 +169,9 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):
             yield from (rows[i : i + self.batch_size] for i in range(0, n, self.batch_size))
 
 
-# ---- models.finetune ----
 # What is trained -> clips that go through the network at once. The activations of a whole batch of
-# mel-spectrograms would take some 20 GB; gradients of parts add up to the batch's.
+# mel-spectrograms would take some 20 GB; Adam takes the mean gradient of a batch's parts.
 PARTS = {"block5": 32, "all": 4}
-# Nothing to translate from Python; one graph for the full parts and the last, smaller one.
-PLAIN = {"autograph": False, "reduce_retracing": True}
 PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 
 
@@ -189,9 +196,8 @@ class FineTuneClassifier(HeadClassifier):
         Where the blocks start, see `genre_utils.extraction.weights.load_weights`.
     precision : {"float32", "bfloat16"}
         Of the convolutions; their weights, the head and Adam stay in float32.
-    mel_scale, channels, preprocessing : str
-        With ``blocks="all"``: how a mel-spectrogram becomes an image, see `features.to_image` and
-        `vgg.preprocess`.
+    look : Look
+        With ``blocks="all"``: how a mel-spectrogram becomes an image.
 
     Attributes
     ----------
@@ -215,9 +221,7 @@ class FineTuneClassifier(HeadClassifier):
         seed: int = 0,
         weights: str = "auto",
         precision: str = "float32",
-        mel_scale: str = "db",
-        channels: str = "repeat",
-        preprocessing: str = "vgg16",
+        look: Look = DEFAULT,
     ) -> None:
         super().__init__(
             epochs=epochs,
@@ -231,9 +235,7 @@ class FineTuneClassifier(HeadClassifier):
         self.head_epochs = head_epochs
         self.weights = weights
         self.precision = precision
-        self.mel_scale = mel_scale
-        self.channels = channels
-        self.preprocessing = preprocessing
+        self.look = look
 
     def fit(self, X: np.ndarray, y: np.ndarray) -> "FineTuneClassifier":
         """Train.
@@ -253,6 +255,9 @@ class FineTuneClassifier(HeadClassifier):
         GenreUtilsError
             No ImageNet weights can be had.
         """
+        from genre_utils.backend import keras
+
+        X, y = validate_data(self, X, y, allow_nd=True, ensure_2d=False)
         self._check(X)
         gc.collect()  # a Keras model is a cycle: an earlier fold's half gigabyte would stay
         self.classes_, target = np.unique(y, return_inverse=True)
@@ -261,46 +266,44 @@ class FineTuneClassifier(HeadClassifier):
         head = build_head(trunk.output_shape[1:], len(self.classes_), dropout=self.dropout)
         history = [self._train_head(trunk, head, X, y)] if self.head_epochs else []
         model = keras.Sequential([trunk, head])
-        history.append(self._fine_tune(model, X, target))
+        if self.epochs:
+            history.append(self._fine_tune(model, X, target))
         self.history_ = np.concatenate(history)
         self.weights_ = model.get_weights()
         return self
 
     def predict_proba(self, X: np.ndarray) -> np.ndarray:
         """Return probabilities [n, n_classes] in the order of ``classes_``."""
+        from genre_utils.backend import keras
+
         check_is_fitted(self)
+        X = validate_data(self, X, allow_nd=True, ensure_2d=False, reset=False)
         self._check(X)
         trunk = self._blocks(X.shape)
         model = keras.Sequential([trunk, build_head(trunk.output_shape[1:], len(self.classes_))])
         model.set_weights(self.weights_)
-        return self._forward(model, X)
+        return model.predict(self._input(X), batch_size=PARTS[self.blocks], verbose=0)
 
     def _check(self, X: np.ndarray) -> None:
         for name, known in (("blocks", PARTS), ("precision", PRECISIONS)):
             if getattr(self, name) not in known:
                 known = ", ".join(known)
                 raise UsageError(f"unknown {name} {getattr(self, name)!r}: one of {known}")
+        epochs = f"epochs={self.epochs}, head_epochs={self.head_epochs}"
         if min(self.epochs, self.head_epochs) < 0 or self.epochs + self.head_epochs < 1:
-            raise UsageError(
-                f"epochs={self.epochs}, head_epochs={self.head_epochs}: neither may be negative, "
-                "and one must be positive"
-            )
+            raise UsageError(f"{epochs}: neither may be negative, and one must be positive")
         if self.batch_size < 1 or self.learning_rate <= 0:
-            raise UsageError(
-                f"batch_size={self.batch_size}, learning_rate={self.learning_rate}: both must be "
-                "positive"
-            )
-        if self.blocks == "block5" and (X.ndim != 4 or X.shape[-1] != 512):
-            raise UsageError(
-                f"blocks='block5' takes maps of block 4, [n, height, width, 512], not {X.shape}"
-            )
-        if self.blocks == "all" and X.ndim != 3:
-            raise UsageError(
-                f"blocks='all' takes mel-spectrograms, [n, height, width], not {X.shape}"
-            )
+            rate = f"batch_size={self.batch_size}, learning_rate={self.learning_rate}"
+            raise UsageError(f"{rate}: both must be positive")
+        takes = {"block5": "maps of block 4, [n, height, width, 512]"}
+        takes["all"] = "mel-spectrograms, [n, height, width]"
+        if X.ndim != (3 if self.blocks == "all" else 4) or (X.ndim == 4 and X.shape[-1] != 512):
+            raise UsageError(f"blocks={self.blocks!r} takes {takes[self.blocks]}, not {X.shape}")
 
-    def _blocks(self, shape: tuple[int, ...], arrays: dict | None = None) -> keras.Model:
+    def _blocks(self, shape: tuple[int, ...], arrays: dict | None = None) -> "keras.Sequential":
         """Build what lies between X of this shape and the head, trainable."""
+        from genre_utils.backend import keras
+
         if self.blocks == "all":
             layers, shape = build_trunk((*shape[1:], 3), arrays).layers[1:], (*shape, 3)
         else:
@@ -311,71 +314,48 @@ class FineTuneClassifier(HeadClassifier):
         return keras.Sequential([keras.layers.Input(shape[1:]), *layers])
 
     def _train_head(
-        self, trunk: keras.Model, head: keras.Model, X: np.ndarray, y: np.ndarray
+        self, trunk: "keras.Model", head: "keras.Model", X: np.ndarray, y: np.ndarray
     ) -> np.ndarray:
         """Train the head on the maps of the blocks as they are; return the history."""
-        first = HeadClassifier(
-            epochs=self.head_epochs,
-            batch_size=self.batch_size,
-            dropout=self.dropout,
-            shuffle=self.shuffle,
-            seed=self.seed,
-        )
+        shared = ("batch_size", "dropout", "shuffle", "seed")
+        settings = {name: getattr(self, name) for name in shared}
+        first = HeadClassifier(epochs=self.head_epochs, **settings)
+        maps = trunk.predict(self._input(X), batch_size=PARTS[self.blocks], verbose=0)
         # float16 as the stored maps are: without fine-tuning this is transfer learning.
-        first.fit(self._forward(trunk, X).astype(np.float16), y)
+        first.fit(maps.astype(np.float16), y)
         head.set_weights(first.weights_)
         return first.history_
 
-    def _fine_tune(self, model: keras.Model, X: np.ndarray, target: np.ndarray) -> np.ndarray:
-        """Train everything in ``model``; return the history."""
-        adam = keras.optimizers.Adam(self.learning_rate)
-        adam.build(model.trainable_variables)
-        gradients = tf.function(partial(_gradients, model), **PLAIN)
-        log = []
-        for batch in self._batches(len(X)):
-            n, total = tf.constant(len(batch)), None
-            for rows in self._parts(batch):
-                part = gradients(self._input(X[rows]), tf.constant(target[rows]), n)
-                total = part if total is None else [a + b for a, b in zip(total, part, strict=True)]
-            log.append(total.pop().numpy())
-            adam.apply(total)
-        steps = -(-len(X) // self.batch_size)
-        return np.array(log).reshape(self.epochs, steps, 2).sum(axis=1) / len(X)
+    def _fine_tune(self, model: "keras.Model", X: np.ndarray, target: np.ndarray) -> np.ndarray:
+        """Train everything in ``model``; return the history.
 
-    def _forward(self, model: keras.Model, X: np.ndarray) -> np.ndarray:
-        forward = tf.function(partial(model, training=False), **PLAIN)
-        parts = (self._input(X[rows]) for rows in self._parts(np.arange(len(X))))
-        return np.concatenate([forward(part).numpy() for part in parts])
+        A batch goes through in parts (`PARTS`). Each part counts the same, the smaller last one of
+        an epoch too, and a batch that an epoch has begun ends in the next one.
+        """
+        from genre_utils.backend import keras
 
-    def _parts(self, rows: np.ndarray) -> list[np.ndarray]:
-        size = PARTS[self.blocks]
-        return [rows[i : i + size] for i in range(0, len(rows), size)]
+        part = min(PARTS[self.blocks], self.batch_size)
+        parts = min(self.batch_size // part, -(-len(X) // part))
+        rate = {"gradient_accumulation_steps": parts} if parts > 1 else {}
+        model.compile(
+            keras.optimizers.Adam(self.learning_rate, **rate),
+            "sparse_categorical_crossentropy",
+            metrics=["accuracy"],
+            jit_compile=False,
+        )
+        how = {"batch_size": part, "epochs": self.epochs, "shuffle": self.shuffle, "verbose": 0}
+        log = model.fit(self._input(X), target, **how).history
+        return np.column_stack([log["loss"], log["accuracy"]])
 
-    def _input(self, rows: np.ndarray) -> tf.Tensor:
+    def _input(self, rows: np.ndarray) -> np.ndarray:
         """Rows of X as the first trained layer takes them, float32."""
         if self.blocks == "all":
-            how = {"scale": self.mel_scale, "channels": self.channels}
+            how = {"scale": self.look.mel_scale, "channels": self.look.channels}
             images = np.stack([to_image(row, "mel", **how) for row in rows])
-            rows = preprocess(images, self.preprocessing)
-        return tf.constant(rows, tf.float32)
+            rows = preprocess(images, self.look.preprocessing)
+        return np.asarray(rows, np.float32)
 
-
-def _gradients(
-    model: keras.Model, x: tf.Tensor, target: tf.Tensor, n: tf.Tensor
-) -> list[tf.Tensor]:
-    """One part's share of the gradients of a batch of n clips; the parts add up.
-
-    Returns
-    -------
-    list of tf.Tensor
-        Gradients of the batch's mean loss, penalty included, in the order of the model's weights;
-        last [shape=(2,)] loss and rightly named clips, both summed over the part's clips.
-    """
-    with tf.GradientTape() as tape:
-        proba = model(x, training=True)
-        each = keras.losses.sparse_categorical_crossentropy(target, proba)
-        loss = tf.reduce_sum(each + tf.add_n(model.losses))
-        share = loss / tf.cast(n, tf.float32)
-    right = tf.equal(tf.argmax(proba, axis=1), target)
-    log = tf.stack([loss, tf.reduce_sum(tf.cast(right, tf.float32))])
-    return [*tape.gradient(share, model.trainable_variables), log]
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = False
+        return tags

@@ -1,401 +1,254 @@
-"""Estimators that choose their parameters by cross-validation inside the training part.
+"""What the compared systems need beside scikit-learn.
 
-How far a support vector machine gets on MFCC when it is treated like the CNNs.
-
-The paper's baseline (section 2.5) was cut down to save time: half of each clip, nothing
-standardised, one linear kernel. Here the same 13 MFCC of the same 20 s that the CNNs see, with
-their changes over time, standardised, a Gaussian kernel, and its two parameters chosen by nested
-cross-validation.
-
-Systems made of others: stacking, several windows, and a choice among candidates.
-
-Means of probabilities, which need no training, are in `genre_utils.metrics.votes`.
-
-Classic methods on fixed vectors of a clip.
-
-Hand-crafted features with four classifiers are Bahuleyan's (2018, the paper's reference [1]); the
-pooled maps of VGG-16 and the embedding go beyond both papers.
+Rows come as a structured array [n] with a field for each stored array and a field ``group``, the
+number of the group (artist, say) that stays whole. So groups reach every cross-validation inside a
+system without an argument: in a grid search, in stacking, in calibration.
 """
 
 import hashlib
-import sys
 import warnings
-from collections.abc import Callable, Sequence
-from functools import partial
-from importlib.metadata import version
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-import librosa
 import numpy as np
 import pandas as pd
 from scipy.special import softmax
 from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin, clone
+from sklearn.calibration import CalibratedClassifierCV
 from sklearn.decomposition import PCA
-from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
-from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
+from sklearn.ensemble import RandomForestClassifier
 from sklearn.inspection import permutation_importance
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics.pairwise import euclidean_distances
+from sklearn.metrics.pairwise import rbf_kernel
 from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold, StratifiedKFold
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import FunctionTransformer, StandardScaler
+from sklearn.pipeline import Pipeline
 from sklearn.svm import SVC
-from sklearn.utils.validation import check_is_fitted, has_fit_parameter
-from threadpoolctl import threadpool_limits
+from sklearn.utils import Tags
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, validate_data
 
 from genre_utils.extraction import musicnn, vgg
-from genre_utils.metrics.confidence import apply_temperature, fit_temperature
-from genre_utils.models.svm import frame_mask
 from genre_utils.runtime import UsageError
-from genre_utils.store import code_version, digest, remembered
+from genre_utils.store import code_digest, digest, remembered
 
-fair_svm = sys.modules[__name__]
-
-# ---- models.nested ----
-Blocks = Callable[[np.ndarray], list[np.ndarray]]
-
-
-def inner_folds(
-    y: np.ndarray, groups: np.ndarray | None = None, n_folds: int = 3, seed: int = 0
-) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Folds of a training part, to choose parameters on.
-
-    They follow the protocol of the outer folds: groups stay whole, and where each clip is a group
-    of its own (or ``groups`` is None) they are folds over clips.
-
-    Parameters
-    ----------
-    y, groups : np.ndarray [shape=(n,)]
-        Genre and group (artist, say) of each training clip.
-
-    Returns
-    -------
-    list of (np.ndarray, np.ndarray)
-        Positions of the inner training and test clips.
-
-    Raises
-    ------
-    UsageError
-        Too few groups, or an inner training part of one genre.
-    """
-    grouped = groups is not None and len(set(groups)) < len(groups)
-    n_groups = len(set(groups)) if grouped else len(y)
-    if n_groups < n_folds:
-        raise UsageError(
-            f"a training part has fewer than {n_folds} groups to choose parameters on; use more "
-            "folds or more clips"
-        )
-    kind = StratifiedGroupKFold if grouped else StratifiedKFold
-    splitter = kind(n_folds, shuffle=True, random_state=seed)
-    with warnings.catch_warnings():  # a genre with fewer groups than folds: see splits
-        warnings.filterwarnings("ignore", message="The least populated class")
-        folds = list(splitter.split(y, y, groups if grouped else None))
-    if any(len(set(y[train])) < 2 for train, _ in folds):
-        raise UsageError("an inner training part has one genre only; use more artists a genre")
-    return folds
-
-
-class RbfSVM(ClassifierMixin, BaseEstimator):
-    """Standardised vectors and a support vector machine with Gaussian kernel.
-
-    C and gamma are those of the best mean accuracy on the inner folds. Squared distances are
-    computed once a fold and serve the whole grid: on 10,000 columns that is most of the work.
-    Probabilities are the softmax of the decision values, their scale fitted on the inner test
-    clips' (temperature scaling; Guo et al., ICML 2017); answers do not depend on them.
-
-    Parameters
-    ----------
-    blocks : callable
-        X -> list of matrices [n, d]. Each block weighs the same, however many columns it has.
-    C : tuple of float
-        Values to choose from.
-    gamma : tuple of float
-        Values to choose from, times the mean squared difference of the standardised columns
-        (scikit-learn's gamma times the number of columns; 1 is its "scale").
-    inner_folds, inner_seed : int
-        See `inner_folds`.
-
-    Attributes
-    ----------
-    classes_ : np.ndarray [shape=(n_classes,)]
-    best_score_ : float
-        Mean accuracy on the inner test clips, of the choice.
-    choice_ : dict
-        C, gamma and inner_accuracy.
-    temperature_ : float
-    scaler_ : StandardScaler
-        Of all blocks' columns side by side, d of them.
-    weights_ : np.ndarray [shape=(d,)]
-        Factor of each standardised column.
-    vectors_ : np.ndarray [shape=(n, d)]
-        Training rows, standardised and weighted.
-    gamma_ : float
-        As chosen.
-    svc_ : SVC
-        Takes the kernel exp(-gamma_ |a - b|^2) of rows and ``vectors_``; its classes are the
-        positions in ``classes_``.
-    """
-
-    def __init__(
-        self,
-        blocks: Blocks,
-        *,
-        C: tuple[float, ...] = (0.1, 1.0, 10.0, 100.0),
-        gamma: tuple[float, ...] = (0.1, 0.3, 1.0, 3.0),
-        inner_folds: int = 3,
-        inner_seed: int = 0,
-    ) -> None:
-        self.blocks = blocks
-        self.C = C
-        self.gamma = gamma
-        self.inner_folds = inner_folds
-        self.inner_seed = inner_seed
-
-    @threadpool_limits.wrap(limits=1)  # last bits must not depend on the number of threads
-    def fit(self, X: np.ndarray, y: np.ndarray, groups: np.ndarray | None = None) -> "RbfSVM":
-        """Choose and train on rows X and genres y [n]; groups [n] stay whole in inner folds."""
-        self.classes_, target = np.unique(y, return_inverse=True)
-        blocks = self.blocks(X)
-        x, sizes = np.hstack(blocks), [block.shape[1] for block in blocks]
-        self.weights_ = np.concatenate([np.full(d, (d * len(sizes)) ** -0.5) for d in sizes])
-        folds = inner_folds(y, groups, self.inner_folds, self.inner_seed)
-        grid = [(C, gamma) for C in self.C for gamma in self.gamma]
-        scores = np.zeros((len(grid), len(folds)))
-        values = np.zeros((len(grid), len(y), len(self.classes_)))
-        for i, (train, test) in enumerate(folds):
-            scale = StandardScaler().fit(x[train])
-            a, b = (scale.transform(x[part]) * self.weights_ for part in (train, test))
-            within = euclidean_distances(a, squared=True)
-            across = euclidean_distances(b, a, squared=True)
-            for j, (C, gamma) in enumerate(grid):
-                svc = SVC(kernel="precomputed", C=C).fit(np.exp(-gamma * within), target[train])
-                kernel = np.exp(-gamma * across)
-                scores[j, i] = svc.score(kernel, target[test])
-                values[j, test] = _decision(svc, kernel, len(self.classes_))
-        best = int(scores.mean(axis=1).argmax())
-        self.best_score_ = float(scores[best].mean())
-        self.temperature_ = fit_temperature(softmax(values[best], axis=1), target)
-        C, self.gamma_ = grid[best]
-        self.choice_ = {"C": C, "gamma": self.gamma_, "inner_accuracy": round(self.best_score_, 6)}
-        self.scaler_ = StandardScaler().fit(x)
-        self.vectors_ = self.scaler_.transform(x) * self.weights_
-        kernel = np.exp(-self.gamma_ * euclidean_distances(self.vectors_, squared=True))
-        self.svc_ = SVC(kernel="precomputed", C=C).fit(kernel, target)
-        return self
-
-    def predict(self, X: np.ndarray) -> np.ndarray:
-        """Return the genre that most pairwise machines vote for."""
-        return self.classes_[self.svc_.predict(self._kernel(X))]
-
-    def predict_proba(self, X: np.ndarray) -> np.ndarray:
-        """Return probabilities [n, n_classes] in the order of ``classes_``."""
-        values = _decision(self.svc_, self._kernel(X), len(self.classes_))
-        return softmax(values / self.temperature_, axis=1)
-
-    @threadpool_limits.wrap(limits=1)
-    def _kernel(self, X: np.ndarray) -> np.ndarray:
-        check_is_fitted(self)
-        x = self.scaler_.transform(np.hstack(self.blocks(X))) * self.weights_
-        return np.exp(-self.gamma_ * euclidean_distances(x, self.vectors_, squared=True))
-
-
-class Searched(ClassifierMixin, BaseEstimator):
-    """A scikit-learn estimator whose parameters are those of the best accuracy on inner folds.
-
-    Parameters
-    ----------
-    blocks : callable
-        X -> list of matrices [n, d], which are put side by side.
-    estimator : estimator
-    grid : dict
-        Parameter of the estimator -> values to choose from.
-    inner_folds, inner_seed : int
-        See `inner_folds`.
-
-    Attributes
-    ----------
-    classes_, best_score_, choice_
-        As of `RbfSVM`; ``choice_`` has the parameters of ``grid``.
-    """
-
-    def __init__(
-        self,
-        blocks: Blocks,
-        estimator: BaseEstimator,
-        grid: dict,
-        *,
-        inner_folds: int = 3,
-        inner_seed: int = 0,
-    ) -> None:
-        self.blocks = blocks
-        self.estimator = estimator
-        self.grid = grid
-        self.inner_folds = inner_folds
-        self.inner_seed = inner_seed
-
-    @threadpool_limits.wrap(limits=1)  # last bits must not depend on the number of threads
-    def fit(self, X: np.ndarray, y: np.ndarray, groups: np.ndarray | None = None) -> "Searched":
-        """Choose and train on rows X and genres y [n]; groups [n] stay whole in inner folds."""
-        folds = inner_folds(y, groups, self.inner_folds, self.inner_seed)
-        search = GridSearchCV(clone(self.estimator), self.grid, cv=folds, error_score="raise")
-        self._best = search.fit(np.hstack(self.blocks(X)), y).best_estimator_
-        self.classes_, self.best_score_ = search.classes_, float(search.best_score_)
-        chosen = {name.split("__")[-1]: value for name, value in search.best_params_.items()}
-        self.choice_ = {**chosen, "inner_accuracy": round(self.best_score_, 6)}
-        return self
-
-    def predict(self, X: np.ndarray) -> np.ndarray:
-        """Return the most probable genre of each row."""
-        return self.classes_[self.predict_proba(X).argmax(axis=1)]
-
-    @threadpool_limits.wrap(limits=1)
-    def predict_proba(self, X: np.ndarray) -> np.ndarray:
-        """Return probabilities [n, n_classes] in the order of ``classes_``."""
-        check_is_fitted(self)
-        return self._best.predict_proba(np.hstack(self.blocks(X)))
-
-
-def _decision(svc: SVC, kernel: np.ndarray, n_classes: int) -> np.ndarray:
-    """Decision values [n, n_classes]; a class that ``svc`` has not met is below all others."""
-    found = svc.decision_function(kernel)
-    if found.ndim == 1:  # two classes have one value
-        found = np.column_stack([-found, found])
-    values = np.repeat(found.min(axis=1, keepdims=True) - 1, n_classes, axis=1)
-    values[:, svc.classes_] = found
-    return values
-
-
-# ---- models.fair_svm ----
-SYSTEM = "svm-fair"
-GAMMA = tuple(52 * gamma for gamma in (0.002, 0.006, 0.02, 0.06))  # of 52 columns, see RbfSVM
-
-
-def vectors(rows: np.ndarray, threshold: float = -40.0) -> np.ndarray:
-    """Mean and standard deviation over the kept frames of each MFCC and of its slope.
-
-    Parameters
-    ----------
-    rows : np.ndarray [shape=(n, 14, t)]
-        13 MFCC and the level in dB of each frame: the feature "svm-long" of `features`.
-    threshold : float
-        As in `svm.frame_mask`.
-
-    Returns
-    -------
-    np.ndarray [shape=(n, 52)]
-        13 means, 13 deviations; the same of the slopes (`librosa.feature.delta`, 9 frames).
-    """
-    slopes = librosa.feature.delta(rows[:, :-1].astype(float))
-    result = []
-    for clip, slope in zip(rows.astype(float), slopes, strict=True):
-        kept = frame_mask(clip[-1], threshold)
-        parts = [values[:, kept] for values in (clip[:-1], slope)]
-        result.append(np.concatenate([[part.mean(axis=1), part.std(axis=1)] for part in parts]))
-    return np.array(result).reshape(len(rows), -1)
-
-
-def make(*, volume_threshold: float = -40.0, inner_folds: int = 3, inner_seed: int = 0) -> RbfSVM:
-    """Return the classifier, which takes rows as `vectors` does."""
-    blocks = partial(_blocks, threshold=volume_threshold)
-    return RbfSVM(blocks, gamma=GAMMA, inner_folds=inner_folds, inner_seed=inner_seed)
-
-
-def _blocks(rows: np.ndarray, threshold: float) -> list[np.ndarray]:
-    return [vectors(rows, threshold)]
-
-
-# ---- models.combine ----
-Rows = slice | np.ndarray
 SMALLEST = 1e-6  # probability, so that its logarithm is finite
 
 
-class Stacking(ClassifierMixin, BaseEstimator):
-    """Logistic regression on the log-probabilities of several systems (Wolpert 1992).
+def structured(arrays: dict[str, np.ndarray], group: np.ndarray | None = None) -> np.ndarray:
+    """Put arrays [n, ...] side by side: rows [shape=(n,)] with a field for each, and ``group``.
 
-    It learns from answers to clips that the systems were not trained on: out of inner folds,
-    groups whole. Then the systems are trained again on all that `fit` is given.
+    Without ``group`` every row is a group of its own.
+    """
+    n = len(next(iter(arrays.values())))
+    fields = {**arrays, "group": np.arange(n) if group is None else np.asarray(group)}
+    dtype = np.dtype([(name, a.dtype, a.shape[1:]) for name, a in fields.items()], align=True)
+    rows = np.empty(n, dtype)
+    for name, array in fields.items():
+        rows[name] = array
+    return rows
+
+
+def pick(rows: np.ndarray, name: str) -> np.ndarray:
+    """Return a field of structured rows, or a part of it.
 
     Parameters
     ----------
-    bases : dict
-        Field of X -> estimator with ``predict_proba``.
-    inner_folds, inner_seed : int
-        See `nested.inner_folds`.
+    rows : np.ndarray [shape=(n,)]
+    name : str
+        "vgg-mel"; or with a part, "pooled-mel/block3_pool" (`vgg.pooled_slices`) or
+        "musicnn/penultimate_mean" (`musicnn.PARTS`).
 
-    Attributes
+    Returns
+    -------
+    np.ndarray [shape=(n, ...)]
+        Vectors are float32 or wider.
+    """
+    field, _, part = name.partition("/")
+    values = rows[field]
+    if part:
+        values = values[
+            :, {"pooled-mel": vgg.pooled_slices(), "musicnn": musicnn.PARTS}[field][part]
+        ]
+    wide = values.ndim == 2
+    return values.astype(np.result_type(values, np.float32), copy=False) if wide else values
+
+
+def weigh(block: np.ndarray, n_blocks: int = 1) -> np.ndarray:
+    """Scale standardised columns so that each of ``n_blocks`` blocks weighs the same."""
+    return block * np.float64((block.shape[1] * n_blocks) ** -0.5)
+
+
+def log_probabilities(proba: np.ndarray) -> np.ndarray:
+    """Logarithms that are finite."""
+    return np.log(np.maximum(proba, SMALLEST))
+
+
+@dataclass(frozen=True)
+class InnerFolds:
+    """Folds of a training part, to choose parameters on: a scikit-learn splitter.
+
+    They follow the protocol of the outer folds: groups stay whole, and where each row is a group
+    of its own they are folds over rows.
+
+    Parameters
     ----------
-    classes_ : np.ndarray [shape=(n_classes,)]
-    bases_ : dict
-        The trained estimators.
+    n_splits, seed : int
+        Number of folds, and the order in which they are drawn.
+    """
+
+    n_splits: int = 3
+    seed: int = 0
+
+    def get_n_splits(self, X: object = None, y: object = None, groups: object = None) -> int:
+        """Return the number of folds."""
+        return self.n_splits
+
+    def split(
+        self, X: np.ndarray, y: np.ndarray, groups: object = None
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield positions of the inner training and test rows.
+
+        Parameters
+        ----------
+        X : np.ndarray [shape=(n,)] or mapping
+            Its ``group`` counts, [n].
+        y : np.ndarray [shape=(n,)]
+            Genres.
+
+        Raises
+        ------
+        UsageError
+            Too few groups, or an inner training part of one genre.
+        """
+        group, y = X["group"], np.asarray(y)
+        n_groups = len(np.unique(group))
+        if n_groups < self.n_splits:
+            raise UsageError(
+                f"a training part has fewer than {self.n_splits} groups to choose parameters on; "
+                "use more folds or more clips"
+            )
+        kind = StratifiedGroupKFold if n_groups < len(y) else StratifiedKFold
+        splitter = kind(self.n_splits, shuffle=True, random_state=self.seed)
+        with warnings.catch_warnings():  # a genre with fewer groups than folds: see splits
+            warnings.filterwarnings("ignore", message="The least populated class")
+            folds = list(splitter.split(y, y, group if n_groups < len(y) else None))
+        if any(len(np.unique(y[train])) < 2 for train, _ in folds):
+            raise UsageError("an inner training part has one genre only; use more artists a genre")
+        yield from folds
+
+
+class GaussianSVM(ClassifierMixin, BaseEstimator):
+    """`SVC` with a Gaussian kernel; its probabilities are the softmax of the decision values.
+
+    These have an arbitrary scale: a temperature belongs on them, see `Search`. The kernel comes
+    from one product of matrices, many times faster than libsvm's own on 10,000 columns.
+
+    Parameters
+    ----------
+    C, gamma : float
+        As of `SVC`.
+    """
+
+    def __init__(self, C: float = 1.0, gamma: float = 1.0) -> None:
+        self.C = C
+        self.gamma = gamma
+
+    def fit(self, X: np.ndarray, y: np.ndarray) -> "GaussianSVM":
+        """Train on vectors X [n, d] and classes y [n]."""
+        self._vectors, y = validate_data(self, X, y)
+        check_classification_targets(y)
+        kernel = rbf_kernel(self._vectors, gamma=self.gamma)
+        self._svc = SVC(kernel="precomputed", C=self.C).fit(kernel, y)
+        self.classes_ = self._svc.classes_
+        return self
+
+    def predict(self, X: np.ndarray) -> np.ndarray:
+        """Return the class that most pairwise machines vote for."""
+        kernel = self._kernel(X)
+        return self._svc.predict(kernel)
+
+    def predict_proba(self, X: np.ndarray) -> np.ndarray:
+        """Return the softmax [n, n_classes] of the decision values."""
+        kernel = self._kernel(X)
+        values = self._svc.decision_function(kernel)
+        return softmax(np.column_stack([-values, values]) if values.ndim == 1 else values, axis=1)
+
+    def _kernel(self, X: np.ndarray) -> np.ndarray:
+        check_is_fitted(self)
+        X = validate_data(self, X, reset=False)
+        return rbf_kernel(X, self._vectors, gamma=self.gamma)
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "classes_")
+
+
+class FirstComponents(TransformerMixin, BaseEstimator):
+    """scikit-learn's `PCA`; where there are fewer rows than components, as many as there can be."""
+
+    def __init__(self, n_components: int = 10) -> None:
+        self.n_components = n_components
+
+    def fit(self, X: np.ndarray, y: np.ndarray | None = None) -> "FirstComponents":
+        """Find the components of rows X [n, d]."""
+        X = validate_data(self, X)
+        self.pca_ = PCA(min(self.n_components, *X.shape), svd_solver="full").fit(X)
+        return self
+
+    def transform(self, X: np.ndarray) -> np.ndarray:
+        """Return the rows' components [n, n_components]."""
+        check_is_fitted(self)
+        return self.pca_.transform(validate_data(self, X, reset=False))
+
+
+class Search(GridSearchCV):
+    """`GridSearchCV`; a `GaussianSVM` that it chooses gets a temperature for its probabilities.
+
+    The temperature (Guo et al., ICML 2017) comes from the same inner folds. Answers do not depend
+    on it.
+
+    Parameters
+    ----------
+    estimator, param_grid, cv
+        As of `GridSearchCV`.
+    names : tuple of str
+        Of the grids, where ``param_grid`` is a list of them with a parameter ``candidate`` each.
     """
 
     def __init__(
-        self, bases: dict[str, BaseEstimator], *, inner_folds: int = 3, inner_seed: int = 0
+        self,
+        estimator: BaseEstimator,
+        param_grid: dict | list[dict],
+        *,
+        cv: InnerFolds | int | None = None,
+        names: tuple[str, ...] = (),
     ) -> None:
-        self.bases = bases
-        self.inner_folds = inner_folds
-        self.inner_seed = inner_seed
+        super().__init__(estimator, param_grid, cv=cv, error_score="raise")
+        self.names = names
 
-    def fit(self, X: np.ndarray, y: np.ndarray, groups: np.ndarray | None = None) -> "Stacking":
-        """Train on structured rows X and genres y [n]; groups [n] stay whole in inner folds."""
-        self.classes_ = np.unique(y)
-        logs = np.zeros((len(y), len(self.bases) * len(self.classes_)))
-        for train, test in inner_folds(y, groups, self.inner_folds, self.inner_seed):
-            logs[test] = self._logs(self._trained(X, y, groups, train), X, test)
-        self.bases_ = self._trained(X, y, groups, slice(None))
-        with threadpool_limits(limits=1):  # last bits must not depend on the number of threads
-            self._judge = LogisticRegression(max_iter=1000).fit(logs, y)
+    def fit(self, X: np.ndarray, y: np.ndarray) -> "Search":
+        """Choose and train on rows X and genres y [n]."""
+        super().fit(X, y)
+        self.calibrated_ = last = self.best_estimator_
+        while isinstance(last, Pipeline):
+            last = last[-1]
+        if isinstance(last, GaussianSVM):
+            how = {"method": "temperature", "cv": self.cv, "ensemble": False}
+            self.calibrated_ = CalibratedClassifierCV(self.best_estimator_, **how).fit(X, y)
         return self
 
     def predict_proba(self, X: np.ndarray) -> np.ndarray:
         """Return probabilities [n, n_classes] in the order of ``classes_``."""
         check_is_fitted(self)
-        return self._judge.predict_proba(self._logs(self.bases_, X, slice(None)))
+        return self.calibrated_.predict_proba(X)
 
-    def predict(self, X: np.ndarray) -> np.ndarray:
-        """Return the most probable genre of each row."""
-        return self.classes_[self.predict_proba(X).argmax(axis=1)]
-
-    def _trained(
-        self, X: np.ndarray, y: np.ndarray, groups: np.ndarray | None, rows: Rows
-    ) -> dict[str, BaseEstimator]:
-        known = None if groups is None else groups[rows]
-        return {
-            field: fitted(base, X[field][rows], y[rows], known)
-            for field, base in self.bases.items()
-        }
-
-    def _logs(self, bases: dict[str, BaseEstimator], X: np.ndarray, rows: Rows) -> np.ndarray:
-        """Log-probabilities [n, bases x classes]; a class that a base has not met has the least."""
-        proba = []
-        for field, base in bases.items():
-            found = base.predict_proba(X[field][rows])
-            whole = np.zeros((len(found), len(self.classes_)))
-            whole[:, np.searchsorted(self.classes_, base.classes_)] = found
-            proba.append(whole)
-        return np.log(np.maximum(np.hstack(proba), SMALLEST))
-
-
-def stacking(
-    *,
-    epochs: int,
-    epochs_small: int,
-    pooling: str = "flatten",
-    seed: int = 0,
-    volume_threshold: float = -40.0,
-    inner_folds: int = 2,
-    inner_seed: int = 0,
-) -> Stacking:
-    """Return `Stacking` of the three CNNs and the fair SVM; settings as theirs."""
-    from genre_utils.models.cnn import HeadClassifier  # TensorFlow
-
-    lengths = {"vgg-mel": epochs, "vgg-mfcc": epochs_small, "vgg-chroma": epochs_small}
-    bases = {
-        field: HeadClassifier(epochs=length, pooling=pooling, seed=seed)
-        for field, length in lengths.items()
-    }
-    bases["svm-long"] = fair_svm.make(volume_threshold=volume_threshold, inner_seed=inner_seed)
-    return Stacking(bases, inner_folds=inner_folds, inner_seed=inner_seed)
+    @property
+    def choice_(self) -> dict:
+        """The chosen parameters, and ``inner_accuracy``."""
+        choice = {name.split("__")[-1]: value for name, value in self.best_params_.items()}
+        for name, grid in zip(self.names, self.param_grid if self.names else (), strict=True):
+            if grid["candidate"][0] is choice["candidate"]:
+                choice["candidate"] = name
+        return {**choice, "inner_accuracy": round(float(self.best_score_), 6)}
 
 
 class Windows(ClassifierMixin, BaseEstimator):
@@ -404,272 +257,40 @@ class Windows(ClassifierMixin, BaseEstimator):
     Parameters
     ----------
     estimator : estimator
-        Takes the array of one window and has ``predict_proba``.
-
-    Attributes
-    ----------
-    classes_ : np.ndarray [shape=(n_classes,)]
+        Takes structured rows with the first of the fields; has ``predict_proba``.
+    fields : tuple of str
+        The windows of a clip.
     """
 
-    def __init__(self, estimator: BaseEstimator) -> None:
+    def __init__(self, estimator: BaseEstimator, fields: tuple[str, ...]) -> None:
         self.estimator = estimator
+        self.fields = fields
 
-    def fit(self, X: np.ndarray, y: np.ndarray, groups: np.ndarray | None = None) -> "Windows":
-        """Train on structured rows X [n], a field for each window, and genres y [n].
-
-        Groups [n] stay whole in inner folds; without them the windows of a clip do.
-        """
-        fields = X.dtype.names
-        windows = np.concatenate([X[field] for field in fields])
-        groups = np.arange(len(y)) if groups is None else groups
-        repeated = (np.tile(each, len(fields)) for each in (y, groups))
-        self._trained = fitted(self.estimator, windows, *repeated)
-        self.classes_ = self._trained.classes_
+    def fit(self, X: np.ndarray, y: np.ndarray) -> "Windows":
+        """Train on structured rows X and genres y [n]; the windows of a clip are one group."""
+        rows = np.concatenate([self._window(X, field) for field in self.fields])
+        self.estimator_ = clone(self.estimator).fit(rows, np.tile(y, len(self.fields)))
+        self.classes_ = self.estimator_.classes_
         return self
 
     def predict_proba(self, X: np.ndarray) -> np.ndarray:
         """Return the windows' mean probabilities [n, n_classes] in the order of ``classes_``."""
         check_is_fitted(self)
-        proba = [self._trained.predict_proba(X[field]) for field in X.dtype.names]
-        return np.mean(proba, axis=0)
+        windows = [self._window(X, field) for field in self.fields]
+        return np.mean([self.estimator_.predict_proba(rows) for rows in windows], axis=0)
 
     def predict(self, X: np.ndarray) -> np.ndarray:
         """Return the most probable genre of each row."""
-        return self.classes_[self.predict_proba(X).argmax(axis=1)]
+        best = self.predict_proba(X).argmax(axis=1)
+        return self.classes_[best]
 
+    def _window(self, X: np.ndarray, field: str) -> np.ndarray:
+        return structured({self.fields[0]: X[field]}, X["group"])
 
-class Chosen(ClassifierMixin, BaseEstimator):
-    """The candidate with the best accuracy on inner folds of the training part.
-
-    Of equals the first. Each candidate chooses its own parameters on the same folds, so this is one
-    grid search over different methods.
-
-    Parameters
-    ----------
-    candidates : dict
-        Name -> estimator with ``best_score_`` and ``choice_`` (`nested.RbfSVM`, `nested.Searched`).
-
-    Attributes
-    ----------
-    classes_ : np.ndarray [shape=(n_classes,)]
-    choice_ : dict
-        candidate (its name), and what that one chose.
-    """
-
-    def __init__(self, candidates: dict[str, BaseEstimator]) -> None:
-        self.candidates = candidates
-
-    def fit(self, X: np.ndarray, y: np.ndarray, groups: np.ndarray | None = None) -> "Chosen":
-        """Choose and train on rows X and genres y [n]; groups [n] stay whole in inner folds."""
-        found = {name: fitted(one, X, y, groups) for name, one in self.candidates.items()}
-        best = max(found, key=lambda name: found[name].best_score_)
-        self._best = found[best]
-        self.classes_ = self._best.classes_
-        self.choice_ = {"candidate": best, **self._best.choice_}
-        return self
-
-    def predict_proba(self, X: np.ndarray) -> np.ndarray:
-        """Return probabilities [n, n_classes] in the order of ``classes_``."""
-        check_is_fitted(self)
-        return self._best.predict_proba(X)
-
-    def predict(self, X: np.ndarray) -> np.ndarray:
-        """Return the chosen candidate's answers."""
-        check_is_fitted(self)
-        return self._best.predict(X)
-
-
-class TemperatureScaled(ClassifierMixin, BaseEstimator):
-    """A classifier whose temperature comes from its own training clips alone.
-
-    Each training clip is answered by a model that was trained without it (and without its group);
-    these answers give T, see `calibration.fit_temperature`. Then the classifier is trained on all.
-    Costs ``inner_folds`` trainings more, on somewhat fewer clips than the last one.
-
-    Parameters
-    ----------
-    estimator : estimator
-        Has ``predict_proba``.
-    inner_folds, inner_seed : int
-        See `nested.inner_folds`.
-
-    Attributes
-    ----------
-    classes_ : np.ndarray [shape=(n_classes,)]
-    estimator_ : estimator
-        Trained on all clips.
-    temperature_ : float
-    """
-
-    def __init__(
-        self, estimator: BaseEstimator, *, inner_folds: int = 3, inner_seed: int = 0
-    ) -> None:
-        self.estimator = estimator
-        self.inner_folds = inner_folds
-        self.inner_seed = inner_seed
-
-    def fit(
-        self, X: np.ndarray, y: np.ndarray, groups: np.ndarray | None = None
-    ) -> "TemperatureScaled":
-        """Train on rows X and genres y [n]; groups [n] stay whole in inner folds."""
-        self.classes_, target = np.unique(y, return_inverse=True)
-        proba = np.zeros((len(y), len(self.classes_)))  # a genre not trained on has 0
-        for train, test in inner_folds(y, groups, self.inner_folds, self.inner_seed):
-            model = fitted(self.estimator, X[train], y[train], None)
-            columns = np.searchsorted(self.classes_, model.classes_)
-            proba[np.ix_(test, columns)] = model.predict_proba(X[test])
-        self.temperature_ = fit_temperature(proba, target)
-        self.estimator_ = fitted(self.estimator, X, y, None)
-        return self
-
-    def predict_proba(self, X: np.ndarray) -> np.ndarray:
-        """Return probabilities [n, n_classes] in the order of ``classes_``."""
-        check_is_fitted(self)
-        return apply_temperature(self.estimator_.predict_proba(X), self.temperature_)
-
-    def predict(self, X: np.ndarray) -> np.ndarray:
-        """Return the trained classifier's answers; a temperature changes none."""
-        check_is_fitted(self)
-        return self.estimator_.predict(X)
-
-
-def fitted(
-    estimator: BaseEstimator, X: np.ndarray, y: np.ndarray, groups: np.ndarray | None
-) -> BaseEstimator:
-    """Train a copy of an estimator; it gets the groups if it asks for them."""
-    known = {"groups": groups} if has_fit_parameter(estimator, "groups") else {}
-    return clone(estimator).fit(X, y, **known)
-
-
-def chosen_of(candidates: Callable[..., dict[str, BaseEstimator]]) -> Callable[..., Chosen]:
-    """Return a function of the inner folds' settings that makes `Chosen` of candidates."""
-    return partial(_chosen, candidates)
-
-
-def _chosen(candidates: Callable, **how: int) -> Chosen:
-    return Chosen(candidates(**how))
-
-
-# ---- models.classic ----
-POOLED = tuple(f"pooled-mel/{block}" for block in vgg.POOLS)
-CLASSIC_GAMMA = (0.03, 0.1, 0.3, 1.0)  # the more columns, the wider the best kernel
-MUSICNN = ("musicnn/penultimate_mean", "musicnn/penultimate_std")
-
-
-def select(X: np.ndarray, names: Sequence[str]) -> list[np.ndarray]:
-    """Return stored arrays, or parts of them, as matrices.
-
-    Parameters
-    ----------
-    X : np.ndarray [shape=(n,) or (n, d)]
-        Structured rows, or those of the one array in ``names``.
-    names : sequence of str
-        "handcrafted"; or with a part, "pooled-mel/block3_pool" (`vgg.pooled_slices`) or
-        "musicnn/penultimate_mean" (`musicnn.PARTS`).
-
-    Returns
-    -------
-    list of np.ndarray [shape=(n, d), dtype=float32 or wider]
-    """
-    parts = {"pooled-mel": vgg.pooled_slices(), "musicnn": musicnn.PARTS}
-    found = []
-    for name in names:
-        array, _, part = name.partition("/")
-        rows = X[array] if X.dtype.names else X
-        rows = rows[:, parts[array][part]] if part else rows
-        found.append(rows.astype(np.result_type(rows, np.float32), copy=False))
-    return found
-
-
-def svm_of(*names: str) -> Callable[..., RbfSVM]:
-    """Return a function that makes `RbfSVM` for arrays, or parts of them, see `select`."""
-    return partial(RbfSVM, partial(select, names=names), gamma=CLASSIC_GAMMA)
-
-
-def logistic_of(*names: str) -> Callable[..., Searched]:
-    """Return a function that makes multinomial logistic regression for arrays or parts of them."""
-    # More columns than clips are turned, without loss, into as many: a penalty on the weights'
-    # length does not see a rotation.
-    pipeline = make_pipeline(StandardScaler(), PCA(), LogisticRegression(max_iter=1000))
-    grid = {"logisticregression__C": (0.0001, 0.001, 0.01, 0.1)}
-    return partial(Searched, partial(select, names=names), pipeline, grid)
-
-
-class FirstComponents(TransformerMixin, BaseEstimator):
-    """scikit-learn's `PCA`; where there are fewer clips than components, as many as there can be.
-
-    Parameters
-    ----------
-    n_components : int
-    """
-
-    def __init__(self, n_components: int = 10) -> None:
-        self.n_components = n_components
-
-    def fit(self, X: np.ndarray, y: np.ndarray | None = None) -> "FirstComponents":
-        """Find the components of rows X [n, d]."""
-        self.pca_ = PCA(min(self.n_components, *X.shape), svd_solver="full").fit(X)
-        return self
-
-    def transform(self, X: np.ndarray) -> np.ndarray:
-        """Return the rows' components [n, n_components]."""
-        return self.pca_.transform(X)
-
-
-def lda_of(*names: str, root: bool = False) -> Callable[..., Searched]:
-    """Return a function that makes linear discriminant analysis on a few principal components.
-
-    Some seventy training artists support few directions. The covariance is shrunk as far as
-    Ledoit and Wolf (2004) compute, so the number of components is the only choice. ``root`` takes
-    square roots of the columns first, for those that are heavy-tailed and not negative.
-    """
-    lda = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")
-    steps = [FunctionTransformer(np.sqrt)] if root else []
-    pipeline = make_pipeline(*steps, StandardScaler(), FirstComponents(), lda)
-    grid = {"firstcomponents__n_components": (10, 20, 50)}
-    return partial(Searched, partial(select, names=names), pipeline, grid)
-
-
-def vgg_candidates(**how: int) -> dict[str, RbfSVM | Searched]:
-    """Return what can be made of VGG-16's pooled maps, to choose from."""
-    return {
-        "pooled-svm": svm_of(*POOLED)(**how),
-        "block3-svm": svm_of(POOLED[0])(**how),
-        "block4-svm": svm_of(POOLED[1])(**how),
-        "blocks3+4-svm": svm_of(*POOLED[:2])(**how),
-        "pooled-lda": lda_of(*POOLED, root=True)(**how),
-    }
-
-
-def candidates(**how: int) -> dict[str, RbfSVM | Searched]:
-    """Return what can be made of all vectors of a clip, to choose from."""
-    others = {
-        "handcrafted-svm": svm_of("handcrafted"),
-        "musicnn-svm": svm_of(*MUSICNN),
-        "musicnn-logreg": logistic_of(*MUSICNN),
-        "musicnn-lda": lda_of(*MUSICNN),
-        "musicnn+handcrafted": svm_of(*MUSICNN, "handcrafted"),
-        "musicnn+handcrafted-lda": lda_of(*MUSICNN, "handcrafted"),
-        "all-features": svm_of(*MUSICNN, "handcrafted", *POOLED),
-    }
-    return {**vgg_candidates(**how), **{name: make(**how) for name, make in others.items()}}
-
-
-def forest(*, seed: int = 0) -> RandomForestClassifier:
-    """Return a forest of 500 trees; it has nothing that must be chosen."""
-    return RandomForestClassifier(n_estimators=500, random_state=seed)
-
-
-def boosting(*, seed: int = 0) -> HistGradientBoostingClassifier:
-    """Return boosted trees, small and slow ones: a corpus has some hundred clips."""
-    return HistGradientBoostingClassifier(
-        learning_rate=0.1,
-        max_iter=100,
-        max_leaf_nodes=8,
-        min_samples_leaf=10,
-        early_stopping=False,
-        random_state=seed,
-    )
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = False
+        return tags
 
 
 def importances(
@@ -700,28 +321,23 @@ def importances(
     pd.DataFrame
         feature, importance (mean loss of accuracy over folds and shuffles), sd; largest first.
     """
+
+    def losses() -> dict[str, np.ndarray]:
+        values = []
+        for train, test in InnerFolds(n_folds, seed).split({"group": groups}, y):
+            forest = RandomForestClassifier(n_estimators=200, random_state=seed)
+            forest.fit(rows[train], y[train])
+            how = {"n_repeats": n_repeats, "random_state": seed}
+            values.append(permutation_importance(forest, rows[test], y[test], **how).importances)
+        return {"losses": np.hstack(values)}
+
     key = {
         "rows": hashlib.sha256(rows.tobytes()).hexdigest(),
-        "y": y.tolist(),
-        "groups": groups.tolist(),
-        "how": [n_folds, n_repeats, seed],
-        "library": version("scikit-learn"),
-        "code": code_version(sys.modules[__name__]),
+        "labels": [y.tolist(), groups.tolist()],
+        "settings": [n_folds, n_repeats, seed],
+        "code": code_digest(importances),
     }
-    path = root / f"importances-{digest(key)[:24]}.npz"
-    losses = remembered(path, lambda: _losses(rows, y, groups, n_folds, n_repeats, seed))["losses"]
-    table = pd.DataFrame({"feature": names, "importance": losses.mean(axis=1)})
-    table["sd"] = losses.std(axis=1, ddof=1)
+    stored = remembered(root / f"importances-{digest(key)[:24]}.npz", losses)["losses"]
+    table = pd.DataFrame({"feature": names, "importance": stored.mean(axis=1)})
+    table["sd"] = stored.std(axis=1, ddof=1)
     return table.sort_values("importance", ascending=False, kind="stable", ignore_index=True)
-
-
-def _losses(
-    rows: np.ndarray, y: np.ndarray, groups: np.ndarray, n_folds: int, n_repeats: int, seed: int
-) -> dict[str, np.ndarray]:
-    losses = []
-    for train, test in inner_folds(y, groups, n_folds, seed):
-        trees = RandomForestClassifier(n_estimators=200, random_state=seed)
-        trees.fit(rows[train], y[train])
-        how = {"n_repeats": n_repeats, "random_state": seed}
-        losses.append(permutation_importance(trees, rows[test], y[test], **how).importances)
-    return {"losses": np.hstack(losses)}

@@ -3,11 +3,13 @@
 import warnings
 from itertools import combinations
 
+import librosa
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.svm import SVC
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, validate_data
 
 from genre_utils.runtime import UsageError
 
@@ -32,25 +34,33 @@ def frame_mask(level_db: np.ndarray, threshold: float = -40.0) -> np.ndarray:
     return level_db - level_db.max() >= min(threshold, 0.0)
 
 
-def clip_vectors(rows: np.ndarray, threshold: float = -40.0) -> np.ndarray:
+def clip_vectors(
+    frames: np.ndarray, threshold: float = -40.0, *, slopes: bool = False
+) -> np.ndarray:
     """Mean and standard deviation of each MFCC over the kept frames.
 
     The paper does not say how a clip's frames become its vector.
 
     Parameters
     ----------
-    rows : np.ndarray [shape=(n, 14, t)]
+    frames : np.ndarray [shape=(n, 14, t)]
         13 MFCC and the level in dB of each frame, see `features.svm_frames`.
+    slopes : bool
+        The same of the slopes (`librosa.feature.delta`, 9 frames) behind them.
 
     Returns
     -------
-    np.ndarray [shape=(n, 26)]
+    np.ndarray [shape=(n, 26) or (n, 52)]
     """
+    frames = frames.astype(float)
+    series = [frames[:, :-1]]
+    if slopes:
+        series.append(librosa.feature.delta(series[0]))
     vectors = []
-    for clip in rows.astype(float):
-        kept = clip[:-1, frame_mask(clip[-1], threshold)]
-        vectors.append(np.concatenate([kept.mean(axis=1), kept.std(axis=1)]))
-    return np.array(vectors)
+    for i, level in enumerate(frames[:, -1]):
+        kept = [values[i][:, frame_mask(level, threshold)] for values in series]
+        vectors.append(np.concatenate([[part.mean(axis=1), part.std(axis=1)] for part in kept]))
+    return np.array(vectors).reshape(len(frames), -1)
 
 
 def code_matrix(n_classes: int, coding: str = "onevsone") -> np.ndarray:
@@ -74,8 +84,8 @@ def code_matrix(n_classes: int, coding: str = "onevsone") -> np.ndarray:
     return matrix
 
 
-def decode(scores: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """Choose the class with the smallest loss-weighted hinge loss, as ``fitcecoc`` does.
+def losses(scores: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """Loss-weighted hinge loss of each class, as ``fitcecoc`` decodes; the smallest wins.
 
     Parameters
     ----------
@@ -85,12 +95,11 @@ def decode(scores: np.ndarray, matrix: np.ndarray) -> np.ndarray:
 
     Returns
     -------
-    np.ndarray [shape=(n,), dtype=int]
-        Row of the code matrix; the first of equals.
+    np.ndarray [shape=(n, n_classes)]
     """
-    losses = np.maximum(0, 1 - matrix[None] * scores[:, None, :]) / 2
+    hinge = np.maximum(0, 1 - matrix[None] * scores[:, None, :]) / 2
     used = np.abs(matrix)
-    return ((losses * used[None]).sum(axis=2) / used.sum(axis=1)).argmin(axis=1)
+    return (hinge * used[None]).sum(axis=2) / used.sum(axis=1)
 
 
 class EcocSVM(ClassifierMixin, BaseEstimator):
@@ -109,8 +118,6 @@ class EcocSVM(ClassifierMixin, BaseEstimator):
     classes_ : np.ndarray [shape=(n_classes,)]
     code_matrix_ : np.ndarray [shape=(n_classes, n_learners)]
     estimators_ : list of SVC
-    n_stopped_ : int
-        Learners that reached `MAX_ITER` before they converged.
     """
 
     def __init__(self, coding: str = "onevsone", C: float = 1.0) -> None:
@@ -119,25 +126,33 @@ class EcocSVM(ClassifierMixin, BaseEstimator):
 
     def fit(self, X: np.ndarray, y: np.ndarray) -> "EcocSVM":
         """Train one SVM a column of the code matrix on X [n, d] and labels y [n]."""
+        X, y = validate_data(self, X, y)
+        check_classification_targets(y)
         self.classes_, target = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
-            raise UsageError("the SVM needs at least two genres to train on")
+            raise ValueError("EcocSVM needs at least two classes to train on, not 1 class")
         self.code_matrix_ = code_matrix(len(self.classes_), self.coding)
         self.estimators_ = []
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # counted in n_stopped_
+        with warnings.catch_warnings():  # a learner that stopped at MAX_ITER still answers
+            warnings.simplefilter("ignore", ConvergenceWarning)
             for column in self.code_matrix_.T:
                 side = column[target]
                 learner = SVC(kernel="linear", C=self.C, max_iter=MAX_ITER)
                 self.estimators_.append(learner.fit(X[side != 0], side[side != 0]))
-        self.n_stopped_ = sum(learner.fit_status_ for learner in self.estimators_)
         return self
 
-    def decision_function(self, X: np.ndarray) -> np.ndarray:
+    def scores(self, X: np.ndarray) -> np.ndarray:
         """Return each learner's signed distance, shape=(n, n_learners)."""
         check_is_fitted(self)
+        X = validate_data(self, X, reset=False)
         return np.column_stack([learner.decision_function(X) for learner in self.estimators_])
 
+    def decision_function(self, X: np.ndarray) -> np.ndarray:
+        """Return each class's loss, negative, [n, n_classes]; of two classes their difference."""
+        values = -losses(self.scores(X), self.code_matrix_)
+        return values[:, 1] - values[:, 0] if len(self.classes_) == 2 else values
+
     def predict(self, X: np.ndarray) -> np.ndarray:
-        """Return the genre whose code fits the learners' scores best."""
-        return self.classes_[decode(self.decision_function(X), self.code_matrix_)]
+        """Return the genre whose code fits the learners' scores best; the first of equals."""
+        best = losses(self.scores(X), self.code_matrix_).argmin(axis=1)
+        return self.classes_[best]

@@ -11,6 +11,7 @@ both products leave those out. The formulas are Keras', only the order of the su
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain, pairwise
+from typing import TYPE_CHECKING
 
 import joblib
 import numba
@@ -18,7 +19,9 @@ import numpy as np
 from scipy import sparse
 from threadpoolctl import threadpool_limits
 
-# ---- models.dense ----
+if TYPE_CHECKING:
+    from genre_utils.backend import keras
+
 # Adam as in Keras: decay rates of the moments, and epsilon.
 BETA_1, BETA_2 = 0.9, 0.999
 NEW_1, NEW_2, EPSILON = np.float32(1 - BETA_1), np.float32(1 - BETA_2), np.float32(1e-7)
@@ -85,37 +88,52 @@ def sparse_rows(X: np.ndarray) -> sparse.csr_array:
 
 
 def predict_proba(weights: list[np.ndarray], rows: sparse.csr_array) -> np.ndarray:
-    """Return the classes' probabilities [n, n_classes] for sparse rows [n, inputs]."""
-    kernel_1, bias_1, kernel_2, bias_2, kernel_3, bias_3 = weights
+    """Return the classes' probabilities [n, n_classes] for sparse rows [n, inputs].
+
+    ``weights`` are kernel and bias of each dense layer: ReLU between them, softmax at the end.
+    """
+    values = rows.tocsc()
     with threadpool_limits(1, "blas"):
-        hidden = _relu(rows.tocsc() @ kernel_1 + bias_1)
-        return np.exp(_log_softmax(_relu(hidden @ kernel_2 + bias_2) @ kernel_3 + bias_3))
+        for kernel, bias in zip(weights[:-2:2], weights[1:-2:2], strict=True):
+            values = np.maximum(values @ kernel + bias, 0)
+        return np.exp(_log_softmax(values @ weights[-2] + weights[-1]))
 
 
 class DenseTraining:
-    """Two hidden layers with ReLU and dropout, then softmax; L2 on the first kernel; Adam.
+    """Training of a Keras model of dense layers, as `keras.Model.fit` would do it.
 
     Parameters
     ----------
-    weights : list of np.ndarray
-        Kernel and bias of the three layers, float32, in Keras' order. The first kernel is trained
-        in place, the others are copied.
-    l2, dropout, learning_rate : float
-        As Keras' L2, Dropout (inverted: what is kept is scaled up, in training only) and Adam.
+    model : keras.Sequential
+        Compiled with Adam, its rate constant. Of its layers the `Dense` and `Dropout` ones count:
+        hidden ones with ReLU, a softmax at the end, an L2 penalty on the first kernel or none.
+        The model itself is not changed.
     random : np.random.Generator
         Draws the dropout.
+
+    Attributes
+    ----------
+    weights : list of np.ndarray
+        Kernel and bias of each layer, float32, in Keras' order.
+
+    Raises
+    ------
+    ValueError
+        A layer is of another kind, see above.
     """
 
-    def __init__(
-        self,
-        weights: list[np.ndarray],
-        *,
-        l2: float,
-        dropout: float,
-        learning_rate: float,
-        random: np.random.Generator,
-    ) -> None:
-        self._first, *small = weights
+    def __init__(self, model: "keras.Sequential", random: np.random.Generator) -> None:
+        dense = [layer for layer in model.layers if hasattr(layer, "kernel")]
+        names = [layer.activation.__name__ for layer in dense]
+        if names != ["relu"] * (len(names) - 1) + ["softmax"]:
+            raise ValueError(f"dense layers with {', '.join(names)}: not ReLU and softmax last")
+        if any(layer.kernel_regularizer for layer in dense[1:]):
+            raise ValueError("only the first layer's kernel may have a penalty")
+        penalty = dense[0].kernel_regularizer
+        self._l2 = np.float32(penalty.l2 if penalty else 0)
+        self._learning_rate = np.float32(model.optimizer.learning_rate)
+        self._dropout = _dropout(model.layers)
+        self._first, *small = model.get_weights()
         self._moments = np.zeros_like(self._first), np.zeros_like(self._first)
         # The small arrays are views of a flat one, so that one call of Adam does for all.
         self._flat = np.concatenate([array.ravel() for array in small])
@@ -123,9 +141,7 @@ class DenseTraining:
         ends = np.cumsum([array.size for array in small])[:-1]
         parts = zip(np.split(self._flat, ends), small, strict=True)
         self.weights = [self._first, *(part.reshape(like.shape) for part, like in parts)]
-        self._l2, self._learning_rate, self._random = np.float32(l2), learning_rate, random
-        self._dropout, self._scale = dropout, np.float32(1 / (1 - dropout))
-        self._steps = 0
+        self._random, self._steps = random, 0
 
     def train(
         self, rows: sparse.csr_array, target: np.ndarray, batches: Iterable[np.ndarray]
@@ -167,19 +183,9 @@ class DenseTraining:
         arrays = [(part.indptr, part.indices, part.data) for part in (batch, following)]
         n = len(self._first)
         edges = np.linspace(0, n, min(max(n // PART, 1), PARTS) + 1).astype(int)
+        constant = self._first, *self._moments, 2 * self._l2, self._rate(), delta, *arrays
         jobs = [
-            _pool.submit(
-                _sweep,
-                begin,
-                end,
-                self._first,
-                *self._moments,
-                2 * self._l2,
-                self._rate(),
-                delta,
-                *arrays,
-                following.shape[0],
-            )
+            _pool.submit(_sweep, begin, end, *constant, following.shape[0])
             for begin, end in pairwise(edges)
         ]
         outputs, squares = zip(*(job.result() for job in jobs), strict=True)
@@ -189,43 +195,53 @@ class DenseTraining:
         self, output: np.ndarray, labels: np.ndarray
     ) -> tuple[float, int, np.ndarray]:
         """Train all but the first kernel; return loss, right clips, gradient before it."""
-        _, bias_1, kernel_2, bias_2, kernel_3, bias_3 = self.weights
-        hidden_1 = self._drop(_relu(output + bias_1))
-        hidden_2 = self._drop(_relu(hidden_1 @ kernel_2 + bias_2))
-        log_proba = _log_softmax(hidden_2 @ kernel_3 + bias_3)
+        biases, kernels = self.weights[1::2], self.weights[2::2]
+        hidden = []
+        for i, kernel in enumerate(kernels):
+            hidden.append(self._drop(np.maximum(output + biases[i], 0), self._dropout[i]))
+            output = hidden[-1] @ kernel
+        log_proba = _log_softmax(output + biases[-1])
         rows = np.arange(len(labels))
         loss = -log_proba[rows, labels].sum()
         right = (log_proba.argmax(axis=1) == labels).sum()
-        delta_3 = np.exp(log_proba)
-        delta_3[rows, labels] -= 1
-        delta_3 /= np.float32(len(labels))
-        # Positive behind ReLU and dropout: neither was in the way of the gradient.
-        delta_2 = delta_3 @ kernel_3.T * (hidden_2 > 0) * self._scale
-        delta_1 = delta_2 @ kernel_2.T * (hidden_1 > 0) * self._scale
-        gradients = (
-            delta_1.sum(axis=0),
-            hidden_1.T @ delta_2,
-            delta_2.sum(axis=0),
-            hidden_2.T @ delta_3,
-            delta_3.sum(axis=0),
-        )
-        gradient = np.concatenate([array.ravel() for array in gradients])
+        delta = np.exp(log_proba)
+        delta[rows, labels] -= 1
+        delta /= np.float32(len(labels))
+        gradients = [delta.sum(axis=0)]
+        for i in reversed(range(len(kernels))):
+            gradients.append(hidden[i].T @ delta)
+            # Positive behind ReLU and dropout: neither was in the way of the gradient.
+            delta = delta @ kernels[i].T * (hidden[i] > 0) * _scale(self._dropout[i])
+            gradients.append(delta.sum(axis=0))
+        gradient = np.concatenate([array.ravel() for array in reversed(gradients)])
         _adam(self._flat, gradient, *self._flat_moments, self._rate())
-        return loss, right, delta_1
+        return loss, right, delta
 
-    def _drop(self, values: np.ndarray) -> np.ndarray:
-        kept = self._random.random(values.shape, np.float32) >= self._dropout
-        return values * kept * self._scale
+    def _drop(self, values: np.ndarray, rate: float) -> np.ndarray:
+        kept = self._random.random(values.shape, np.float32) >= rate
+        return values * kept * _scale(rate)
 
     def _rate(self) -> np.float32:
         """Adam's learning rate, corrected for moments that start at 0; in float32 as in Keras."""
         one, step = np.float32(1), np.float32(self._steps)
         second = np.sqrt(one - np.float32(BETA_2) ** step)
-        return np.float32(self._learning_rate) * second / (one - np.float32(BETA_1) ** step)
+        return self._learning_rate * second / (one - np.float32(BETA_1) ** step)
 
 
-def _relu(values: np.ndarray) -> np.ndarray:
-    return np.maximum(values, 0)
+def _dropout(layers: "list[keras.Layer]") -> list[float]:
+    """Share that is dropped behind each hidden dense layer."""
+    rates = []
+    for layer in layers:
+        if hasattr(layer, "kernel"):
+            rates.append(0.0)
+        elif hasattr(layer, "rate"):
+            rates[-1] = layer.rate
+    return rates[:-1]
+
+
+def _scale(rate: float) -> np.float32:
+    """Factor of what dropout keeps."""
+    return np.float32(1 / (1 - rate))
 
 
 def _log_softmax(logits: np.ndarray) -> np.ndarray:
