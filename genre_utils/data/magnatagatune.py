@@ -1,4 +1,4 @@
-"""MagnaTagATune with Magnatune's genres: the layout of the release, and labels by album SKU.
+"""MagnaTagATune with Magnatune's genres: addresses and layout of the release, labels by album SKU.
 
 The release (Law et al., ISMIR 2009) has tags but no genres. Each clip's ``url`` ends in its
 album's SKU, and Magnatune's catalogue lists the genres of each SKU. Names are never compared.
@@ -8,26 +8,21 @@ import csv
 import gzip
 import re
 import sqlite3
-import tempfile
 import zlib
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pandas as pd
 
+from genre_utils.data.download import Dataset, Release, Remote
 from genre_utils.paper import GENRES
 from genre_utils.runtime import GenreUtilsError, UsageError
 
 CLIP_INFO = "clip_info_final.csv"
 CATALOGUES = ("sqlite_normalized.db", "sqlite_normalized.db.gz", "song_info.csv")
 CATALOGUE_CAP = 256 * 2**20  # bytes, unpacked; the true one has some ten million
-EMPTY_FILES = (  # of zero bytes in the release itself
-    "6/norine_braun-now_and_zen-08-gently-117-146.mp3",
-    "8/jacob_heringman-josquin_des_prez_lute_settings-19-gintzler__pater_noster-204-233.mp3",
-    "9/american_baroque-dances_and_suites_of_rameau_and_couperin-25-"
-    "le_petit_rien_xiveme_ordre_couperin-88-117.mp3",
-)
 MULTI_GENRE = ("first", "single")
 HOW_TO_GET = "`python -m genre_utils datasets download magnatagatune` fetches it"
 INFO_COLUMNS = ("clip_id", "title", "artist", "album", "url", "segmentStart", "mp3_path")
@@ -36,6 +31,12 @@ SCHEMA = {
     "genres": {"genre_id", "name"},
     "genres_albums": {"genre_id", "album_id"},
 }
+CITY = (
+    "https://mirg.city.ac.uk/datasets/magnatagatune/",
+    "http://mi.soi.city.ac.uk/datasets/magnatagatune/",
+)
+HUGGING_FACE = "https://huggingface.co/datasets/confit/magnatagatune/resolve/main/"
+MAGNATUNE = "http://he3.magnatune.com/info/"  # plain HTTP only: what comes is capped and checked
 
 AlbumGenres = dict[str, tuple[str, ...]]
 
@@ -125,20 +126,18 @@ def _read_clip_info(path: Path) -> pd.DataFrame:
     except (ValueError, OSError) as error:  # pandas' parser errors are ValueErrors
         why = str(error).strip().splitlines()[0][:80]
         raise GenreUtilsError(f"{path} is not a TAB-separated table: {why}; {HOW_TO_GET}") from None
-    absent = [name for name in INFO_COLUMNS if name not in rows]
-    if absent:
+    if absent := [name for name in INFO_COLUMNS if name not in rows]:
         raise GenreUtilsError(f"{path} has no column {', '.join(absent)}; {HOW_TO_GET}")
-    twice = rows.loc[rows["clip_id"].duplicated(), "clip_id"]
-    if len(twice):
-        raise GenreUtilsError(f"{path}: clip_id {twice.iloc[0]} stands there twice; {HOW_TO_GET}")
+    for clip_id in rows.loc[rows["clip_id"].duplicated(), "clip_id"]:
+        raise GenreUtilsError(f"{path}: clip_id {clip_id} stands there twice; {HOW_TO_GET}")
     return rows
 
 
 def album_genres(folder: Path) -> tuple[AlbumGenres, str]:
     """Genres of each album by SKU, in the catalogue's order, from the first of `CATALOGUES` there.
 
-    The catalogue comes over plain HTTP, so it is data to doubt: its unpacked size is capped, the
-    database is opened read-only, and only plain tables of the known schema are read.
+    The catalogue is not trusted, because it comes over plain HTTP: its unpacked size is capped, a
+    copy of the database is opened read-only, and only plain tables of the known schema are read.
 
     Returns
     -------
@@ -157,8 +156,12 @@ def album_genres(folder: Path) -> tuple[AlbumGenres, str]:
         raise GenreUtilsError(f"{folder} has no catalogue {' or '.join(CATALOGUES)}; {HOW_TO_GET}")
     read = _read_song_info if path.suffix == ".csv" else _read_database
     try:
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as stream:
+            content = stream.read(CATALOGUE_CAP + 1)
+        if len(content) > CATALOGUE_CAP:
+            raise ValueError(f"over {CATALOGUE_CAP} bytes")
         genres: AlbumGenres = {}
-        for sku, names in read(path):
+        for sku, names in read(content):
             genres[sku] = tuple(dict.fromkeys((*genres.get(sku, ()), *names)))
     except (sqlite3.Error, OSError, EOFError, zlib.error, csv.Error, ValueError) as error:
         why = str(error).splitlines()[0][:80]
@@ -168,15 +171,10 @@ def album_genres(folder: Path) -> tuple[AlbumGenres, str]:
     return genres, path.name
 
 
-def _read_database(path: Path) -> list[tuple[str, tuple[str, ...]]]:
-    with tempfile.TemporaryDirectory() as scratch:
-        if path.suffix == ".gz":
-            unpacked = Path(scratch) / "catalogue.db"
-            with gzip.open(path) as packed, unpacked.open("wb") as out:
-                out.writelines(_capped(packed))
-            path = unpacked
-        elif path.stat().st_size > CATALOGUE_CAP:
-            raise ValueError(f"over {CATALOGUE_CAP} bytes")
+def _read_database(content: bytes) -> list[tuple[str, tuple[str, ...]]]:
+    with TemporaryDirectory() as scratch:
+        path = Path(scratch) / "catalogue.db"
+        path.write_bytes(content)
         uri = f"{path.resolve().as_uri()}?mode=ro&immutable=1"
         with closing(sqlite3.connect(uri, uri=True)) as base:
             base.execute("PRAGMA trusted_schema = OFF")
@@ -192,15 +190,6 @@ def _read_database(path: Path) -> list[tuple[str, tuple[str, ...]]]:
             ]
 
 
-def _capped(stream: gzip.GzipFile) -> Iterator[bytes]:
-    total = 0
-    while block := stream.read(2**20):
-        total += len(block)
-        if total > CATALOGUE_CAP:
-            raise ValueError(f"over {CATALOGUE_CAP} bytes unpacked")
-        yield block
-
-
 def _check_schema(base: sqlite3.Connection) -> None:
     for table, columns in SCHEMA.items():
         kind = base.execute("SELECT type FROM sqlite_master WHERE name = ?", (table,)).fetchone()
@@ -211,21 +200,68 @@ def _check_schema(base: sqlite3.Connection) -> None:
             raise ValueError(f"table {table} has no column {', '.join(sorted(absent))}")
 
 
-def _read_song_info(path: Path) -> Iterator[tuple[str, tuple[str, ...]]]:
+def _read_song_info(content: bytes) -> Iterator[tuple[str, tuple[str, ...]]]:
     """Read ``albumsku`` and ``magnatunegenres``, a line at a time.
 
     Quoting is broken in places; a line whose fields do not fit the header is passed over. Other
     songs of the same album stand on lines of their own.
     """
-    if path.stat().st_size > CATALOGUE_CAP:
-        raise ValueError(f"over {CATALOGUE_CAP} bytes")
-    with path.open(encoding="utf-8", errors="replace", newline="") as stream:
-        header = next(csv.reader([stream.readline()]), [])
-        if not {"albumsku", "magnatunegenres"} <= set(header):
-            raise ValueError("no column albumsku or magnatunegenres")
-        for line in stream:
-            fields = next(csv.reader([line]), [])
-            if len(fields) == len(header):
-                row = dict(zip(header, fields, strict=True))
-                names = (name.strip() for name in re.split("[,;]", row["magnatunegenres"]))
-                yield row["albumsku"].strip(), tuple(name for name in names if name)
+    header, *lines = content.decode(errors="replace").split("\n")
+    columns = next(csv.reader([header]), [])
+    if not {"albumsku", "magnatunegenres"} <= set(columns):
+        raise ValueError("no column albumsku or magnatunegenres")
+    for line in lines:
+        fields = next(csv.reader([line]), [])
+        if len(fields) == len(columns):
+            row = dict(zip(columns, fields, strict=True))
+            names = (name.strip() for name in re.split("[,;]", row["magnatunegenres"]))
+            yield row["albumsku"].strip(), tuple(name for name in names if name)
+
+
+def _part(number: int, first: int, size: int, md5: str) -> Remote:
+    """Describe a piece of mp3.zip; where only the whole is left, it is a range of that."""
+    name = f"mp3.zip.{number:03d}"
+    whole = f"{HUGGING_FACE}mp3.zip#bytes={first}-{first + size - 1}"
+    return Remote(name, (*(base + name for base in CITY), whole), size, md5)
+
+
+DATASET = Dataset(
+    name="magnatagatune",
+    title="Magnatune clips (MagnaTagATune)",
+    clips="25,863",
+    size="3.0 GB to fetch, 3.0 GB unpacked",
+    licence="CC BY-NC-SA 3.0 (tracks 1.0)",
+    citation="E. Law, K. West, M. Mandel, M. Bay and J. S. Downie: Evaluation of Algorithms Using "
+    "Games: The Case of Music Tagging. ISMIR 2009",
+    needs="a folder: mp3/, clip_info_final.csv, Magnatune's catalogue",
+    load=load,
+    options=("multi_genre",),
+    known_bad=(  # of zero bytes in the release itself
+        "6/norine_braun-now_and_zen-08-gently-117-146.mp3",
+        "8/jacob_heringman-josquin_des_prez_lute_settings-19-gintzler__pater_noster-204-233.mp3",
+        "9/american_baroque-dances_and_suites_of_rameau_and_couperin-25-"
+        "le_petit_rien_xiveme_ordre_couperin-88-117.mp3",
+    ),
+    release=Release(
+        tables=(
+            Remote(
+                CLIP_INFO,
+                tuple(base + CLIP_INFO for base in (*CITY, HUGGING_FACE)),
+                cap=64 * 2**20,
+                md5="03ef3cb8ddcfe53fdcdb8e0cda005be2",
+            ),
+        ),
+        parts=(
+            _part(1, 0, 1_100_000_000, "179c91c8c2a6e9b3da3d4e69d306fd3b"),
+            _part(2, 1_100_000_000, 1_100_000_000, "acf8265ff2e35c6ff22210e46457a824"),
+            _part(3, 2_200_000_000, 772_769_864, "582dc649cabb8cd991f09e14b99349a5"),
+        ),
+        audio="*.mp3",
+        n_audio=25_863,
+        cap=4 * 10**9,
+        catalogue=tuple(
+            Remote(name, (MAGNATUNE + name,), cap=64 * 2**20) for name in CATALOGUES[1:]
+        ),
+        check=lambda folder: album_genres(folder)[1],
+    ),
+)
