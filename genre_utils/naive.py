@@ -6,14 +6,17 @@ the cores that they take by themselves.
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import librosa
 import numpy as np
 
 from genre_utils import paper
-from genre_utils.backend import keras
 from genre_utils.extraction.vgg import Arrays, build_trunk
 from genre_utils.models.cnn import build_head
+
+if TYPE_CHECKING:
+    from genre_utils.backend import keras
 
 
 def clip_features(path: str | Path) -> dict[str, np.ndarray]:
@@ -53,21 +56,27 @@ def all_features(files: Sequence[Path]) -> dict[str, np.ndarray]:
 
 def images(mel: np.ndarray) -> np.ndarray:
     """Mel-spectrograms [n, 216, 626] in dB as VGG-16's input: 0..255, three times, Keras' way."""
+    from genre_utils.backend import keras
+
     grey = 255 * (mel + 80) / 80
     colour = np.repeat(grey[..., None].astype(np.float32), 3, axis=-1)
     # It turns RGB round by negative strides, which not every framework takes.
     return np.ascontiguousarray(keras.applications.vgg16.preprocess_input(colour))
 
 
-def whole_network(shape: tuple[int, int, int], n_classes: int, arrays: Arrays) -> keras.Model:
+def whole_network(shape: tuple[int, int, int], n_classes: int, arrays: Arrays) -> "keras.Model":
     """Frozen VGG-16 and the head in one model, as in Keras' guide to transfer learning."""
+    from genre_utils.backend import keras
+
     trunk = build_trunk(shape, arrays)
     model = keras.Sequential([trunk, build_head(trunk.output_shape[1:], n_classes)])
     return compiled(model)
 
 
-def compiled(model: keras.Model) -> keras.Model:
+def compiled(model: "keras.Model") -> "keras.Model":
     """Adam on the cross-entropy with the paper's learning rate (section 2.4)."""
+    from genre_utils.backend import keras
+
     model.compile(
         optimizer=keras.optimizers.Adam(paper.TRAINING["learning_rate"]),
         loss="sparse_categorical_crossentropy",
@@ -76,13 +85,15 @@ def compiled(model: keras.Model) -> keras.Model:
     return model
 
 
-def fit(model: keras.Model, X: np.ndarray, y: np.ndarray, epochs: int, batch: int = 64) -> None:
+def fit(model: "keras.Model", X: np.ndarray, y: np.ndarray, epochs: int, batch: int = 64) -> None:
     """Keras' own training loop on class numbers ``y``."""
     model.fit(X, y, batch_size=batch, epochs=epochs, verbose=0)
 
 
-def fitted_head(X: np.ndarray, y: np.ndarray, epochs: int, seed: int = 0) -> keras.Model:
+def fitted_head(X: np.ndarray, y: np.ndarray, epochs: int, seed: int = 0) -> "keras.Model":
     """Train the head on stored maps X [n, height, width, 512] with Keras' ``fit``."""
+    from genre_utils.backend import keras
+
     keras.utils.set_random_seed(seed)
     model = compiled(build_head(X.shape[1:], int(y.max()) + 1))
     fit(model, X, y, epochs)

@@ -1,1 +1,0 @@
-"""How fast this package is beside the scripts and frameworks that most people would use."""
