@@ -193,7 +193,7 @@ class FineTuneClassifier(HeadClassifier):
     shuffle : bool
         New order of the clips in each epoch.
     weights : str
-        Where the blocks start, see `genre_utils.extraction.weights.load_weights`.
+        Where the blocks start, see `vgg.load_weights`.
     precision : {"float32", "bfloat16"}
         Of the convolutions; their weights, the head and Adam stay in float32.
     look : Look
