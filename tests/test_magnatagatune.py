@@ -176,30 +176,30 @@ def test_song_info_serves_where_there_is_no_database(release):
     }
 
 
-def damage(path, how):
+def damage(path, fault):
     """Spoil one file; the messages expected stand beside in the test below."""
     content = path.read_bytes()
-    if how == "missing":
+    if fault == "missing":
         path.unlink()
-    elif how == "truncated":
+    elif fault == "truncated":
         path.write_bytes(content[: len(content) // 2])
-    elif how == "html":
+    elif fault == "html":
         path.write_bytes(b"<html><body>404 Not Found</body></html>")
-    elif how == "no column":
+    elif fault == "no column":
         write_clip_info(path, columns=COLUMNS[:9])
-    elif how == "twice":
+    elif fault == "twice":
         write_clip_info(path, rows=[*CLIPS, CLIPS[0]])
-    elif how == "ragged":
+    elif fault == "ragged":
         path.write_bytes(content + b'"1"\t"2"\t"3"' + b'\t"x"' * 20 + b"\n")
     else:
         path.unlink()
         with sqlite3.connect(path) as base:
-            base.execute(how)
+            base.execute(fault)
         base.close()
 
 
 @pytest.mark.parametrize(
-    ("name", "how", "message"),
+    ("name", "fault", "message"),
     [
         ("clip_info_final.csv", "missing", "clip_info_final.csv is missing"),
         ("clip_info_final.csv", "html", "has no column clip_id"),
@@ -214,8 +214,8 @@ def damage(path, how):
         ("sqlite_normalized.db", "CREATE VIEW albums AS SELECT 1 AS sku", "no table albums"),
     ],
 )
-def test_damaged_release_is_one_clear_line(release, name, how, message):
-    damage(release / name, how)
+def test_damaged_release_is_one_clear_line(release, name, fault, message):
+    damage(release / name, fault)
     with pytest.raises(GenreUtilsError, match=message) as caught:
         datasets.load_clips("magnatagatune", release)
     assert str(release) in str(caught.value) and "download magnatagatune" in str(caught.value)

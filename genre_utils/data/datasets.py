@@ -62,7 +62,7 @@ def load_gtzan(folder: Path) -> tuple[pd.DataFrame, dict]:
 
     The archive names neither artists nor albums, so these are "" and every file is its own track:
     folds by artist cannot be made of it. Of its known faults (Sturm 2012) only the broken file is
-    left out here; replicas are found by `splits.duplicates`, wrong labels stay as they are.
+    left out here; replicas are found by `splits.find_duplicates`, wrong labels stay as they are.
     """
     places = ("", "genres", "genres_original", "Data/genres_original")
     root = next((folder / p for p in places if (folder / p / GTZAN_GENRES[0]).is_dir()), None)

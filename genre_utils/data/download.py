@@ -12,13 +12,13 @@ import sys
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
-from typing import IO, TextIO
+from typing import IO
 
 import pandas as pd
 import pooch
@@ -148,7 +148,8 @@ def fetch(
     for address in front + remote.urls:
         url, _, part = address.partition("#")
         headers = {"Accept-Encoding": "identity"} | ({"Range": part} if part else {})
-        bar = _Bar(desc=remote.name, unit="B", unit_scale=True, leave=False, file=_terminal())
+        terminal = sys.stderr if sys.stderr.isatty() else io.StringIO()
+        bar = _Bar(desc=remote.name, unit="B", unit_scale=True, leave=False, file=terminal)
         bar.cap = remote.cap
         get = pooch.HTTPDownloader(bar, CHUNK, timeout=TIMEOUT, headers=headers)
         known = f"md5:{remote.md5}" if remote.md5 else None
@@ -188,10 +189,6 @@ class _Bar(tqdm):
         return super().update(n)
 
 
-def _terminal() -> TextIO:
-    return sys.stderr if sys.stderr.isatty() else io.StringIO()
-
-
 def _reason(error: requests.RequestException) -> str:
     if error.response is not None:
         return f"HTTP {error.response.status_code} {error.response.reason}"
@@ -224,17 +221,10 @@ def _archive(parts: tuple[Remote, ...], folder: Path, mirror: str) -> Path:
     archive = folder / Path(parts[0].name).stem
     if not archive.is_file():
         paths = [fetch(part, folder, mirror) for part in parts]
-        write_atomic(archive, lambda joined: _join(paths, joined))
+        write_atomic(archive, partial(_copy, [partial(path.open, "rb") for path in paths]))
         for path in paths:
             path.unlink()
     return archive
-
-
-def _join(paths: list[Path], joined: Path) -> None:
-    with joined.open("wb") as out:
-        for path in paths:
-            with path.open("rb") as stream:
-                shutil.copyfileobj(stream, out, 2**20)
 
 
 def _need_space(folder: Path, wanted: int) -> None:
@@ -264,7 +254,7 @@ def unpack(archive: Path, folder: Path, *, cap: int) -> None:
             for name in progress(sizes, "unpack", len(sizes), "file"):
                 path = folder / name
                 if not path.is_file() or path.stat().st_size != sizes[name]:
-                    write_atomic(path, partial(_copy, read, name))
+                    write_atomic(path, partial(_copy, [partial(read, name)]))
     except DAMAGED as error:
         raise GenreUtilsError(
             f"{archive}: damaged archive ({error}); delete it and run the same command again"
@@ -303,6 +293,9 @@ def _refuse_unsafe(sizes: dict[str, int], cap: int, archive: Path) -> None:
         )
 
 
-def _copy(read: Callable[[str], IO[bytes]], name: str, target: Path) -> None:
-    with read(name) as source, target.open("wb") as out:
-        shutil.copyfileobj(source, out)
+def _copy(sources: Iterable[Callable[[], IO[bytes]]], target: Path) -> None:
+    """Open the sources one after the other and write them to one file."""
+    with target.open("wb") as out:
+        for source in sources:
+            with source() as stream:
+                shutil.copyfileobj(stream, out)
