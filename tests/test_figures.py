@@ -1,6 +1,5 @@
-"""Pictures say what their input says: axes, labels, numbers, notes; files repeat by the byte."""
+"""Pictures say what their tables say: axes, labels, numbers, notes; files repeat by the byte."""
 
-import inspect
 import itertools
 
 import librosa
@@ -9,24 +8,26 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.colors import to_hex
+from matplotlib.container import ErrorbarContainer
 from matplotlib.patches import FancyBboxPatch, Rectangle
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
 from genre_utils import paper
 from genre_utils.extraction import features
-from genre_utils.models import cnn as head
-from genre_utils.plots import figures
-from genre_utils.plots.clip_figures import BLOCKS, block_shapes
+from genre_utils.metrics import confidence
+from genre_utils.models import cnn
+from genre_utils.plots import clip_figures, figures
 from genre_utils.runtime import GenreUtilsError
 
 NOTE = "demo corpus (synthesised)"
 GENRES = ["Alt Rock", "Classical", "World"]
-PAPER_FIG3 = pd.DataFrame(paper.FIG3, paper.GENRES, paper.GENRES)
-OURS = pd.DataFrame([[60, 25, 15], [0, 90, 10], [5, 35, 60]], GENRES, GENRES, float)
 RNG = np.random.default_rng(0)
 SIGNAL = RNG.normal(0, 0.1, 160000)
 CLIP = {name: RNG.uniform(-80, 0, shape) for name, shape in paper.SHAPES.items()}
+MEL = CLIP["mel"]
+PAPER_FIG3 = pd.DataFrame(paper.FIG3, paper.GENRES, paper.GENRES)
+OURS = pd.DataFrame([[60, 25, 15], [0, 90, 10], [5, 35, 60]], GENRES, GENRES, float)
 CLIPS = pd.DataFrame(
     {
         "genre": ["World", "World", "World", "Jazz", "Jazz", ""],
@@ -35,99 +36,187 @@ CLIPS = pd.DataFrame(
     }
 )
 SHARES = pd.DataFrame(
-    [
-        (protocol, group, share)
-        for protocol, shares in (("random", (0.973, 1, 1)), ("artist", (0, 0, 0)))
-        for group, share in zip(("track", "album", "artist"), shares, strict=True)
-    ],
-    columns=["protocol", "group", "share"],
+    {
+        "protocol": ["random"] * 3 + ["artist"] * 3,
+        "group": ["track", "album", "artist"] * 2,
+        "share": [0.973, 1, 1, 0, 0, 0],
+    }
 )
-TABLE1 = pd.DataFrame(
-    [
-        (system, protocol, 0.51 + i / 20 - j / 5, accuracy if protocol == "random" else np.nan)
-        for i, (system, (accuracy, _)) in enumerate(paper.TABLE1.items())
-        for j, protocol in enumerate(("random", "artist"))
-    ],
-    columns=["system", "protocol", "accuracy", "paper_accuracy"],
-)
+LEVEL = np.array([-70.0, -45, -44, -10, -5])
+BOTH = ("random", "artist")
+SYSTEMS = [*paper.TABLE1, "svm-fair", "majority", "oracle-artist", "mine"]
+
+
+def _table(systems, protocols=BOTH, column="accuracy"):
+    """A made-up Table 1."""
+    table = pd.DataFrame(
+        [
+            (name, protocol, 0.9 - 0.07 * i + 0.02 * j)
+            for i, name in enumerate(systems)
+            for j, protocol in enumerate(protocols)
+        ],
+        columns=["system", "protocol", column],
+    )
+    table[f"{column}_lo"], table[f"{column}_hi"] = table[column] - 0.05, table[column] + 0.04
+    known = table["system"].map({name: scores[0] for name, scores in paper.TABLE1.items()})
+    return table.assign(paper_accuracy=known.where(table["protocol"] == "random"))
+
+
+TABLE1 = _table(paper.TABLE1)
+ALL = _table(SYSTEMS)
+SONGS = _table(["pooled-lda", "cnn-mel", "svm-mfcc"], column="song_accuracy")
+SONGS = SONGS.drop(columns="paper_accuracy")
+GROUPS = {"The paper's": ["cnn-mel", "svm-mfcc"], "VGG-16 only": ["pooled-lda"], "None": ["x"]}
 FOLDS = pd.DataFrame(
-    [
-        (system, protocol, fold, 0.5 + 0.01 * fold)
-        for system in paper.TABLE1
-        for protocol in ("random", "artist")
-        for fold in range(5)
-    ],
-    columns=["system", "protocol", "fold", "accuracy"],
-)
+    list(itertools.product(paper.TABLE1, BOTH, range(5))), columns=["system", "protocol", "fold"]
+).assign(accuracy=lambda t: 0.5 + 0.01 * t["fold"])
 HISTORY = FOLDS[FOLDS["system"] != "svm-mfcc"].merge(
     pd.DataFrame({"epoch": [1, 2, 3]}), how="cross"
 )
 HISTORY["loss"] = (1 + HISTORY["fold"]) / HISTORY["epoch"]
-CALLS = {
-    "mel_spectrograms": ([(genre, f"clip {genre}", CLIP["mel"]) for genre in [*GENRES, "Jazz"]],),
-    "images": (CLIP,),
-    "waveform": (SIGNAL,),
-    "mfcc_hop": (SIGNAL,),
-    "frames_kept": (np.array([-70.0, -45, -44, -10, -5]),),
-    "architecture": (),
-    "clips_per_genre": (CLIPS,),
-    "shared_groups": (SHARES,),
-    "accuracy_by_protocol": (TABLE1,),
-    "fold_accuracies": (FOLDS,),
-    "training_curves": (HISTORY,),
-    "confusion_matrices": (OURS, PAPER_FIG3, "Ours"),
+
+
+def _predictions(sure):
+    tables = []
+    for system in ["cnn-mel", "pooled-lda", "svm-fair", "mine", "other"]:
+        y_true, y_pred = RNG.choice(GENRES, 60), RNG.choice(GENRES, 60)
+        best = RNG.uniform(sure, 1, 60)
+        table = pd.DataFrame({"y_true": y_true, "y_pred": y_pred}).assign(system=system)
+        for genre in GENRES:
+            table[f"p_{genre}"] = np.where(y_pred == genre, best, (1 - best) / 2)
+        tables.append(table)
+    return pd.concat(tables, ignore_index=True)
+
+
+BEFORE, AFTER = _predictions(0.9), _predictions(0.4)
+COVERAGE = pd.DataFrame(
+    list(itertools.product(["cnn-mel", "svm-fair"], BOTH, np.arange(1, 21) / 20)),
+    columns=["system", "protocol", "coverage"],
+).assign(
+    accuracy=lambda t: 1 - 0.3 * t["coverage"] + 0.05 * (t["system"] == "svm-fair"),
+    accuracy_lo=lambda t: t["accuracy"] - 0.1,
+    accuracy_hi=lambda t: t["accuracy"] + 0.02,
+)
+IMPORTANCES = pd.DataFrame(
+    {"feature": [f"f{i}" for i in range(30)], "importance": 0.1 / (1 + np.arange(30)), "sd": 0.004}
+)
+WINDOWS = pd.DataFrame(
+    {
+        "start_s": [0.0, 10.0, 20.0, 23.5],
+        "Jazz": [0.7, 0.6, np.nan, 0.1],
+        "World": [0.3, 0.4, np.nan, 0.9],
+    }
+)
+CURVE = pd.DataFrame(
+    {
+        "system": np.repeat(["cnn-mel", "pooled-lda", "musicnn+handcrafted-lda"], 3),
+        "n_artists": [18.1, 36.4, 73.0] * 3,
+        "accuracy": [0.55, 0.6, 0.65, 0.5, 0.52, 0.54, 0.7, 0.8, 0.9],
+        "gain": np.repeat([0.05, 0.02, 0.1], 3),
+        "twice": np.repeat([0.7, 0.56, 1.0], 3),
+    }
+).assign(accuracy_lo=lambda t: t["accuracy"] - 0.1, accuracy_hi=lambda t: t["accuracy"] + 0.08)
+BUMP = np.outer(np.hanning(216), np.hanning(626))
+MAPS = {"trained": BUMP, "head random": 1 - BUMP, "all random": 0 * BUMP, "block 5 random": BUMP}
+RHO = pd.Series(dict(zip(MAPS, (1.0, -1.0, np.nan, 0.25), strict=True)))
+EXPLAINED = [
+    ("World", MEL, BUMP, 3 * BUMP - 1),
+    ("Electro Rock, taken for Electronica", MEL, BUMP, -2 * BUMP),
+]
+EXAMPLES = [(genre, f"clip {genre}", MEL) for genre in [*GENRES, "Jazz"]]
+# Picture -> its function, its input, and what must be written on it.
+PICTURES = {
+    "mel": ("mel_spectrograms", (EXAMPLES,), {*GENRES, "clip World", "8,000", "Time (s)"}),
+    "three mel": ("mel_spectrograms", (EXAMPLES[:3],), {*GENRES, "dB re maximum of the clip"}),
+    "images": ("images", (CLIP,), {"MFCC, 32 × 79", "Chromagram, 32 × 157", "Pitch class"}),
+    "waveform": ("waveform", (SIGNAL,), {"Waveform", "Amplitude (peak = 1)"}),
+    "mfcc_hop": ("mfcc_hop", (SIGNAL,), {"in a window", "in no window"}),
+    "frames": ("frames_kept", (LEVEL,), {"kept (4)", "removed (1)", "threshold -40 dB"}),
+    "few frames": ("frames_kept", (LEVEL, -20.0), {"kept (2)", "removed (3)"}),
+    "network": ("architecture", (), {"216 × 626 × 3", "6 × 19 × 512", "58,368", "ReLU, L2 0.01"}),
+    "average": ("architecture", (7, "average"), {"Average", "over the map", "7"}),
+    "clips": ("clips_per_genre", (CLIPS,), {"4 clips in 2 genres", "(no genre)"}),
+    "groups": ("shared_groups", (SHARES,), {"97.3", "100", "0", "same track", "artist split"}),
+    "bars": ("accuracy_by_protocol", (TABLE1,), {"0.90", "0.71", "Baseline SVM", "the paper"}),
+    "folds": ("fold_accuracies", (FOLDS,), {"CNN+MFCC", "random split"}),
+    "training": ("training_curves", (HISTORY,), {"CNN+MFCC", "random split", "artist split"}),
+    "confusion": ("confusion_matrices", (OURS, PAPER_FIG3, "Ours"), {"Ours", "The paper", "60"}),
+    "intervals": (
+        "accuracy_intervals",
+        (ALL,),
+        {
+            "SVM, treated fairly",
+            "mine",
+            "the paper",
+            "Accuracy by clip, 95 % interval over artists",
+        },
+    ),
+    "headings": (
+        "accuracy_intervals",
+        (SONGS, GROUPS, "song_accuracy"),
+        {"The paper's", "VGG-16 only", "Accuracy by song, 95 % interval over artists"},
+    ),
+    "reliability": ("reliability_diagrams", (BEFORE, AFTER), {"SVM, treated fairly", "other"}),
+    "coverage": ("coverage_curves", (COVERAGE,), {"artist split", "CNN+Mel-spectrogram"}),
+    "saliency": ("saliency", (EXPLAINED,), {"World", "8,000", "Gradient map"}),
+    "sanity": ("sanity_check", (MEL, MAPS, RHO), {"trained", "head random: ρ = -1.00"}),
+    "importances": ("feature_importances", (IMPORTANCES,), {"f0", "f14"}),
+    "learning": ("learning_curves", (CURVE,), {"18", "146", paper.LABELS["pooled-lda"]}),
+    "song": ("along_song", (WINDOWS, 20.0), {"Jazz", "Along the song, windows of 20 s"}),
 }
 
 
-def draw(name, *extra, note=""):
-    return getattr(figures, name)(*(extra or CALLS[name]), note=note)
+def draw(name, note=""):
+    function, arguments, _ = PICTURES[name]
+    return getattr(figures, function)(*arguments, note=note)
 
 
-def texts(where):
-    return [text.get_text() for text in where.findobj(Text) if text.get_text()]
+def texts(artist):
+    return [text.get_text() for text in artist.findobj(Text) if text.get_text()]
 
 
 def labels(axis):
     return [text.get_text() for text in axis.get_ticklabels()]
 
 
-def test_every_picture_is_covered_here():
-    assert set(CALLS) == set(figures.__all__) - {"dense_layers", "save"}
+def errorbars(ax):
+    return [c for c in ax.containers if isinstance(c, ErrorbarContainer)]
 
 
-@pytest.mark.parametrize("name", CALLS)
-def test_note_and_title_are_printed_and_no_window_stays_open(name):
-    before = plt.get_fignums()
-    fig = draw(name, note=NOTE)
-    assert NOTE in texts(fig)
-    assert fig.get_suptitle()
-    assert plt.get_fignums() == before
-    assert NOTE not in texts(draw(name))
-    assert inspect.signature(getattr(figures, name)).parameters["note"].default == ""
+def ends(bar, axis=0):
+    """Lower and upper end of each interval that is drawn."""
+    lines = bar.lines[2][0].get_segments()
+    return np.array([line[:, axis] for line in lines if np.isfinite(line).all() and len(line)])
 
 
-@pytest.mark.parametrize("name", CALLS)
-def test_title_note_legend_and_panels_do_not_overlap(name):
-    fig = draw(name, note=NOTE)
+@pytest.mark.parametrize("name", PICTURES)
+def test_a_picture_says_what_its_input_says_and_its_file_repeats(name, tmp_path):
+    opened = plt.get_fignums()
+    fig = draw(name, NOTE)
+    assert plt.get_fignums() == opened
+    paths = [tmp_path / "folder" / "a.png", tmp_path / "b.png"]
+    figures.save(fig, paths[0])
+    figures.save(draw(name, NOTE), paths[1])
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+    assert paths[0].read_bytes().startswith(b"\x89PNG")
+    assert b"Software" not in paths[0].read_bytes()
+    assert sorted(path.name for path in tmp_path.rglob("*.*")) == ["a.png", "b.png"]
+
     fig.draw_without_rendering()
+    assert {NOTE, fig.get_suptitle(), *PICTURES[name][2]} <= set(texts(fig))
+    assert "nan" not in texts(fig)
+    assert NOTE not in texts(draw(name))
     parts = {"title": fig._suptitle.get_window_extent(), "note": fig._supxlabel.get_window_extent()}
     parts |= {f"legend {i}": legend.get_window_extent() for i, legend in enumerate(fig.legends)}
-    for i, ax in enumerate(fig.axes):
-        parts[f"panel {i}"] = ax.get_tightbbox()
-    for (one, box), (other, box2) in itertools.combinations(parts.items(), 2):
+    panels = [ax for ax in fig.axes if ax.get_visible()]
+    parts |= {f"panel {i}": ax.get_tightbbox() for i, ax in enumerate(panels)}
+    for (first, box), (second, box2) in itertools.combinations(parts.items(), 2):
         shared = Bbox.intersection(box, box2)
-        assert shared is None or min(shared.size) < 3, f"{one} lies on {other}"
-
-
-@pytest.mark.parametrize("name", CALLS)
-def test_the_same_input_gives_the_same_bytes(name, tmp_path):
-    files = [tmp_path / "one" / "a.png", tmp_path / "b.png"]
-    for path in files:
-        figures.save(draw(name, note=NOTE), path)
-    assert files[0].read_bytes() == files[1].read_bytes()
-    assert files[0].read_bytes().startswith(b"\x89PNG")
-    assert b"Software" not in files[0].read_bytes()
-    assert sorted(path.name for path in tmp_path.rglob("*.*")) == ["a.png", "b.png"]
+        assert shared is None or min(shared.size) < 3, f"{first} lies on {second}"
+    for ax in panels:
+        written = [t.get_window_extent() for t in ax.get_yticklabels() if ax.axison]
+        assert not any(a.overlaps(b) for a, b in itertools.pairwise(written))
+        assert all(box.x0 >= -1 for box in written)
 
 
 def test_a_file_that_cannot_be_written_is_one_line(tmp_path):
@@ -137,38 +226,17 @@ def test_a_file_that_cannot_be_written_is_one_line(tmp_path):
 
 
 def test_mel_axis_is_in_hertz_and_seconds():
-    ax, *_ = draw("mel_spectrograms").axes
+    ax, *others = draw("mel").axes
+    assert len(others) == 4  # three more clips, one colour bar
     image = ax.get_images()[0]
     centres = librosa.mel_frequencies(paper.MEL["n_mels"] + 2, fmin=0, fmax=8000)[1:-1]
     for place, label in zip(ax.get_yticks(), labels(ax.yaxis), strict=True):
-        hz = float(label.replace(",", ""))
-        nearest = np.abs(centres - hz).argmin()  # row i is drawn between i and i + 1
-        assert abs(nearest + 0.5 - place) <= 1.01
+        nearest = np.abs(centres - float(label.replace(",", ""))).argmin()
+        assert abs(nearest + 0.5 - place) <= 1.01  # row i is drawn between i and i + 1
     assert image.get_extent()[1] == pytest.approx(626 * 512 / 16000)
     assert image.get_clim() == (-80, 0)
-    assert np.array_equal(image.get_array(), CLIP["mel"])
-
-
-def test_mel_spectrograms_name_genres_and_clips_and_share_one_colour_bar():
-    fig = draw("mel_spectrograms")
-    panels = [ax for ax in fig.axes if ax.get_images()]
-    assert [ax.get_title(loc="left") for ax in panels] == [*GENRES, "Jazz"]
-    assert len(fig.axes) == len(panels) + 1 == 5
-    assert {f"clip {genre}" for genre in GENRES} <= set(texts(fig))
-
-
-def test_three_examples_leave_no_empty_axes():
-    fig = figures.mel_spectrograms(CALLS["mel_spectrograms"][0][:3])
-    assert sum(ax.get_visible() for ax in fig.axes) == 3 + 1
-
-
-def test_images_name_each_axis_and_size():
-    panels = [ax for ax in draw("images").axes if ax.get_images()]
-    assert [ax.get_ylabel() for ax in panels] == ["Hz (mel scale)", "Coefficient", "Pitch class"]
-    titles = ["Mel-spectrogram, 216 × 626", "MFCC, 32 × 79", "Chromagram, 32 × 157"]
-    assert [ax.get_title(loc="left") for ax in panels] == titles
-    assert panels[1].get_yticks()[1] == 8.5
-    assert labels(panels[1].yaxis)[1] == "8"
+    assert np.array_equal(image.get_array(), MEL)
+    assert sum(ax.get_visible() for ax in draw("three mel").axes) == 3 + 1
 
 
 @pytest.mark.parametrize(("pitch", "hz"), [("C", 261.63), ("E", 329.63), ("A", 440.0)])
@@ -180,154 +248,109 @@ def test_pitch_names_stand_where_the_tone_sounds(pitch, hz):
     assert abs(loudest + 0.5 - place) <= 0.5
 
 
-def test_mfcc_hop_shows_a_quarter_of_the_samples_and_says_so():
-    fig = draw("mfcc_hop")
-    shares, titles = {}, {}
-    for ax, name in zip(fig.axes, ("mel", "mfcc", "chroma"), strict=True):
-        skipped, seen = (np.isfinite(line.get_ydata()).sum() for line in ax.get_lines())
-        shares[name], titles[name] = seen / (seen + skipped), ax.get_title(loc="left")
-    assert shares == pytest.approx({"mel": 1, "mfcc": 0.25, "chroma": 0.5}, abs=0.02)
-    assert "75 % of the samples in no window" in titles["mfcc"]
-    assert "each sample in 4 windows" in titles["mel"]
-
-
 def test_mfcc_hop_colours_the_samples_that_the_stft_reads():
-    p, start = paper.MFCC, 16000
-    seen = np.isfinite(figures.mfcc_hop(SIGNAL, start=1.0).axes[1].get_lines()[1].get_ydata())
+    axes, shares = draw("mfcc_hop").axes, {}
+    for ax, name in zip(axes, ("mel", "mfcc", "chroma"), strict=True):
+        skipped, seen = (np.isfinite(line.get_ydata()).sum() for line in ax.get_lines())
+        shares[name] = seen / (seen + skipped)
+    assert shares == pytest.approx({"mel": 1, "mfcc": 0.25, "chroma": 0.5}, abs=0.02)
+    assert "75 % of the samples in no window" in axes[1].get_title(loc="left")
+    assert "each sample in 4 windows" in axes[0].get_title(loc="left")
+    seen, start = np.isfinite(axes[1].get_lines()[1].get_ydata()), 5 * 16000
     for i in np.flatnonzero(np.diff(seen.astype(int)))[:4]:
         for sample in (start + i, start + i + 1):
             click = np.zeros(len(SIGNAL), np.float32)
             click[sample] = 1
-            how = {"n_fft": p["n_fft"], "hop_length": p["hop_length"], "window": "boxcar"}
-            assert (np.abs(librosa.stft(click, **how)).max() > 0.5) == seen[sample - start]
-
-
-def test_frames_kept_counts_follow_the_threshold():
-    level = CALLS["frames_kept"][0]
-    assert {"kept (4)", "removed (1)"} <= set(texts(draw("frames_kept")))
-    fig = figures.frames_kept(level, threshold=-20.0)
-    assert {"kept (2)", "removed (3)", "threshold -20 dB"} <= set(texts(fig))
-    assert [len(points.get_offsets()) for points in fig.axes[0].collections] == [2, 3]
+            stft = {key: paper.MFCC[key] for key in ("n_fft", "hop_length")}
+            heard = np.abs(librosa.stft(click, window="boxcar", **stft)).max() > 0.5
+            assert heard == seen[sample - start]
 
 
 @pytest.mark.parametrize("name", paper.SHAPES)
 def test_block_shapes_halve_and_round_down(name):
     height, width = paper.SHAPES[name]
-    shapes = block_shapes(height, width)
-    assert [shape[:2] for shape in shapes] == [
-        (height >> i, width >> i) for i in range(1, len(BLOCKS) + 1)
-    ]
-    assert [shape[2] for shape in shapes] == [64, 128, 256, 512, 512]
+    channels = (64, 128, 256, 512, 512)
+    expected = [(height >> i, width >> i, n) for i, n in enumerate(channels, 1)]
+    assert clip_figures.block_shapes(height, width) == expected
 
 
-def test_schematic_carries_the_paper_s_layers():
-    said = texts(draw("architecture"))
-    shapes = [
-        "216 × 626 × 3",
-        "108 × 313 × 64",
-        "54 × 156 × 128",
-        "27 × 78 × 256",
-        "13 × 39 × 512",
-        "6 × 19 × 512",
-        "58,368",
-        "512",
-        "256",
-        "9",
-    ]
-    assert set(shapes) <= set(said)
-    assert {"ReLU, L2 0.01", "0.5", "softmax", "Flatten"} <= set(said)
-
-
-@pytest.mark.parametrize(("name", "flat"), [("mfcc", 1 * 2 * 512), ("chroma", 1 * 4 * 512)])
-def test_schematic_of_the_other_features(name, flat):
-    said = texts(figures.architecture(7, name))
-    assert {f"{flat:,}", "7"} <= set(said)
-    assert "{} × {} × 3".format(*paper.SHAPES[name]) in said
-
-
-@pytest.mark.parametrize("pooling", head.POOLING)
+@pytest.mark.parametrize("pooling", cnn.POOLING)
 def test_layers_of_the_schematic_are_those_of_the_model(pooling):
-    shape = (6, 19, 512)
-    model = head.build_head(shape, 9, pooling=pooling)
-    found = [(layer.output.shape[-1], layer.count_params()) for layer in model.layers]
-    assert [(outputs, n) for _, outputs, n in figures.dense_layers(shape, 9, pooling)] == found
-
-
-def test_schematic_of_average_pooling_has_no_flatten():
-    said = texts(figures.architecture(pooling="average"))
-    assert "Average" in said
-    assert "Flatten" not in said
+    model = cnn.build_head((6, 19, 512), 9, pooling=pooling)
+    expected = [(layer.output.shape[-1], layer.count_params()) for layer in model.layers]
+    layers = figures.dense_layers((6, 19, 512), 9, pooling)
+    assert [(outputs, n) for _, outputs, n in layers] == expected
+    assert ("Flatten" in texts(draw("average"))) is False
 
 
 def test_red_box_holds_the_dense_layers_and_nothing_frozen():
-    ax = draw("architecture").axes[0]
-    (red,) = [
-        p for p in ax.patches if type(p) is Rectangle and to_hex(p.get_edgecolor()) == "#ff0000"
-    ]
-    inside = red.get_bbox()
+    ax = draw("network").axes[0]
+    red = [p for p in ax.patches if type(p) is Rectangle and to_hex(p.get_edgecolor()) == "#ff0000"]
+    inside = red[0].get_bbox()
     boxes = [p for p in ax.patches if isinstance(p, FancyBboxPatch)]
     held = [p for p in boxes if inside.fully_containsx(p.get_x()) and inside.containsy(p.get_y())]
-    assert len(boxes) == 12
-    assert len(held) == 5
+    assert (len(red), len(boxes), len(held)) == (1, 12, 5)
     trained = {p.get_facecolor() for p in held}
     assert len(trained) == 1
     assert not trained & {p.get_facecolor() for p in boxes if p not in held}
 
 
-def test_clips_per_genre_counts_all_clips():
-    fig = draw("clips_per_genre")
-    clips, artists = fig.axes
+def test_bars_are_as_long_as_the_numbers():
+    clips, artists = draw("clips").axes
     assert labels(clips.yaxis) == ["(no genre)", "Jazz", "World"]
     assert [bar.get_width() for bar in clips.patches] == [0, 1, 3, 1, 1, 0]
-    assert sum(bar.get_width() for bar in clips.patches) == len(CLIPS)
     assert [bar.get_width() for bar in artists.patches] == [0, 1, 2]
-    assert fig.get_suptitle() == "4 clips in 2 genres"
-
-
-def test_shared_groups_bars_carry_the_shares():
-    fig = draw("shared_groups")
-    heights = [bar.get_height() for bar in fig.axes[0].patches]
+    heights = [bar.get_height() for bar in draw("groups").axes[0].patches]
     assert heights == pytest.approx([97.3, 100, 100, 0, 0, 0])
-    assert labels(fig.axes[0].xaxis) == ["same track", "same album", "same artist"]
-    assert {"97.3", "100", "0", "random split", "artist split"} <= set(texts(fig))
+    widths = [bar.get_width() for bar in draw("importances").axes[0].patches]
+    assert widths == pytest.approx(100 * IMPORTANCES["importance"][:15])
 
 
-def test_accuracy_bars_and_the_paper_s_marks():
-    fig = draw("accuracy_by_protocol")
-    (ax,) = fig.axes
-    heights = [bar.get_height() for bar in ax.patches]
-    assert heights == pytest.approx(TABLE1.sort_values("protocol", ascending=False)["accuracy"])
-    marks = np.ma.filled(ax.collections[0].get_offsets(), np.nan)
-    marks = marks[np.isfinite(marks[:, 1])]
-    assert marks[:, 1].tolist() == [accuracy for accuracy, _ in paper.TABLE1.values()]
-    assert marks[:, 0] == pytest.approx(
+def test_accuracy_bars_their_intervals_and_the_paper_s_marks():
+    (ax,) = draw("bars").axes
+    by_protocol = TABLE1.sort_values("protocol", ascending=False, kind="stable")
+    assert [bar.get_height() for bar in ax.patches] == pytest.approx(by_protocol["accuracy"])
+    bars, marks = ax.collections
+    limits = [segment[:, 1] for segment in bars.get_segments()]
+    assert np.allclose(limits, TABLE1[["accuracy_lo", "accuracy_hi"]])
+    places = np.ma.filled(marks.get_offsets(), np.nan)
+    places = places[np.isfinite(places[:, 1])]
+    assert places[:, 1].tolist() == [accuracy for accuracy, _ in paper.TABLE1.values()]
+    assert places[:, 0] == pytest.approx(
         [bar.get_x() + bar.get_width() / 2 for bar in ax.patches[:4]]
     )
     assert labels(ax.xaxis) == list(paper.SYSTEM_LABELS.values())
-    assert {"0.51", "0.31", "the paper"} <= set(texts(fig))
+    bare = figures.accuracy_by_protocol(TABLE1.drop(columns=["accuracy_lo", "accuracy_hi"]))
+    assert len(bare.axes[0].collections) == 1  # the marks alone
 
 
-def test_accuracy_intervals_are_drawn_when_they_are_known():
-    assert len(draw("accuracy_by_protocol").axes[0].collections) == 1
-    table = TABLE1.assign(
-        accuracy_lo=TABLE1["accuracy"] - 0.04, accuracy_hi=TABLE1["accuracy"] + 0.02
-    )
-    bars = draw("accuracy_by_protocol", table).axes[0].collections[0]
-    ends = [tuple(segment[:, 1]) for segment in bars.get_segments()]
-    wanted = table[["accuracy_lo", "accuracy_hi"]].to_numpy()
-    assert np.allclose(ends, wanted)
-
-
-def test_a_system_unknown_to_the_paper_keeps_its_name():
-    row = pd.DataFrame([("majority", "random", 0.2, np.nan)], columns=TABLE1.columns)
-    fig = draw("accuracy_by_protocol", pd.concat([TABLE1, row]))
-    assert labels(fig.axes[0].xaxis)[-1] == "majority"
-    assert "0.20" in texts(fig)
-    assert "nan" not in texts(fig)
+def test_points_and_intervals_stand_in_the_row_of_their_system():
+    some = ALL[(ALL["system"] != "cnn-mfcc") | (ALL["protocol"] != "artist")]
+    for column, table, groups, systems, rows in (
+        ("accuracy", some, None, SYSTEMS, list(range(8))),
+        ("song_accuracy", SONGS, GROUPS, ["cnn-mel", "svm-mfcc", "pooled-lda"], [1, 2, 4]),
+    ):
+        ax = figures.accuracy_intervals(table, groups, column).axes[0]
+        names = [labels(ax.yaxis)[row] for row in rows]
+        assert names == [paper.LABELS.get(name, name) for name in systems]
+        assert [bar.get_label() for bar in errorbars(ax)] == ["random split", "artist split"]
+        for bar, protocol in zip(errorbars(ax), BOTH, strict=True):
+            part = table[table["protocol"] == protocol].set_index("system").reindex(systems)
+            points = np.asarray(bar.lines[0].get_xdata(), float)
+            assert points == pytest.approx(part[column].to_numpy(), nan_ok=True)
+            known = part.dropna(subset=column)[[f"{column}_lo", f"{column}_hi"]]
+            assert ends(bar) == pytest.approx(known.to_numpy())
+            assert np.round(bar.lines[0].get_ydata()).tolist() == rows
+            assert to_hex(bar.lines[0].get_color()) == figures.PROTOCOLS[protocol]
+    (marks,) = [c for c in draw("intervals").axes[0].collections if c.get_label() == "the paper"]
+    places = np.ma.filled(marks.get_offsets(), np.nan)
+    places = places[np.isfinite(places[:, 0])]
+    assert places[:, 0] == pytest.approx([a for a, _ in paper.TABLE1.values()])
+    assert np.round(places[:, 1]).tolist() == [0, 1, 2, 3]
 
 
 def test_fold_points_and_means():
-    (ax,) = draw("fold_accuracies").axes
+    (ax,) = draw("folds").axes
     points = [c for c in ax.collections if len(c.get_offsets()) == 5]
     lines = [c for c in ax.collections if c not in points]
     assert len(points) == len(lines) == 8
@@ -338,34 +361,86 @@ def test_fold_points_and_means():
 
 
 def test_training_curves_draw_mean_and_range_of_the_folds():
-    fig = draw("training_curves")
-    loss, accuracy = fig.axes
+    loss, accuracy = draw("training").axes
     means = [line.get_ydata() for line in loss.get_lines() if len(line.get_ydata())]
     assert len(means) == 6
     for mean in means:
         assert mean == pytest.approx([3, 1.5, 1])
     for band in loss.collections:
         (path,) = band.get_paths()
-        at_first = path.vertices[path.vertices[:, 0] == 1, 1]
-        assert (at_first.min(), at_first.max()) == (1, 5)
+        first = path.vertices[path.vertices[:, 0] == 1, 1]
+        assert (first.min(), first.max()) == (1, 5)
     assert accuracy.get_ylim()[0] == 0
-    assert {"CNN+MFCC", "random split", "artist split"} <= set(texts(fig))
 
 
 def test_confusion_cells_are_the_input_in_the_paper_s_order():
+    names = ["Blues", *GENRES[:0:-1]]
+    ours = pd.DataFrame(np.eye(3) * 100, names, names)
     shuffled = OURS.loc[GENRES[::-1], GENRES[::-1]]
-    ours, reported = draw("confusion_matrices", shuffled, PAPER_FIG3, "Ours").axes
-    for ax, table in ((ours, OURS), (reported, PAPER_FIG3)):
-        assert [float(cell.get_text()) for cell in ax.texts] == table.to_numpy().ravel().tolist()
-        assert labels(ax.xaxis) == labels(ax.yaxis) == list(table.columns)
-        assert ax.get_xlabel() == "Predicted genre"
-    assert ours.get_ylabel() == "True genre"
-    assert (ours.get_title(loc="left"), reported.get_title(loc="left")) == ("Ours", "The paper")
+    for table, order in ((shuffled, GENRES), (ours, ["Classical", "World", "Blues"])):
+        panels = figures.confusion_matrices(table, PAPER_FIG3, "Ours").axes
+        for ax, cells in zip(panels, (table.loc[order, order], PAPER_FIG3), strict=True):
+            assert [float(t.get_text()) for t in ax.texts] == cells.to_numpy().ravel().tolist()
+            assert labels(ax.xaxis) == labels(ax.yaxis) == list(cells.columns)
+            assert ax.get_xlabel() == "Predicted genre"
+        assert panels[0].get_ylabel() == "True genre"
 
 
-def test_confusion_genres_that_the_paper_lacks_come_last():
-    names = ["Blues", "Classical", "World"]
-    table = OURS.set_axis(names, axis=0).set_axis(names, axis=1)
-    ours = draw("confusion_matrices", table, PAPER_FIG3, "Ours").axes[0]
-    assert labels(ours.xaxis) == ["Classical", "World", "Blues"]
-    assert float(ours.texts[-1].get_text()) == table.loc["Blues", "Blues"]
+def test_reliability_shows_each_system_s_bins_and_errors():
+    panels = [ax for ax in draw("reliability").axes if ax.get_visible()]
+    for ax, system in zip(panels, dict.fromkeys(BEFORE["system"]), strict=True):
+        assert ax.get_title(loc="left") == paper.LABELS.get(system, system)
+        for line, table in zip(ax.lines[1:], (BEFORE, AFTER), strict=True):
+            part = table[table["system"] == system]
+            bins = confidence.reliability(*confidence.confidences(part))
+            assert line.get_xydata() == pytest.approx(bins[["confidence", "accuracy"]].to_numpy())
+            error = (bins["n"] * (bins["accuracy"] - bins["confidence"]).abs()).sum() / 60
+            assert line.get_label().endswith(f"error {error:.3f}")
+
+
+def test_coverage_shows_every_curve_whole():
+    for ax, protocol in zip(draw("coverage").axes, BOTH, strict=True):
+        curves = COVERAGE[COVERAGE["protocol"] == protocol].groupby("system")
+        for line, (_, part) in zip(ax.lines, curves, strict=False):
+            assert line.get_xydata() == pytest.approx(part[["coverage", "accuracy"]].to_numpy())
+        assert ax.get_ylim()[0] < COVERAGE["accuracy_lo"].min()
+
+
+def test_learning_curves_show_points_and_where_the_line_leads():
+    ax = draw("learning").axes[0]
+    lines = [line for line in ax.lines if line.get_marker() == "None"]
+    parts = [part for _, part in CURVE.groupby("system", sort=False)]
+    rows = zip(errorbars(ax), lines[::2], lines[1::2], parts, strict=True)
+    for bar, measured, beyond, part in rows:
+        assert bar.lines[0].get_ydata() == pytest.approx(part["accuracy"].to_numpy())
+        assert ends(bar, 1) == pytest.approx(part[["accuracy_lo", "accuracy_hi"]].to_numpy())
+        assert measured.get_color() == beyond.get_color() == bar.lines[0].get_color()
+        assert (measured.get_linestyle(), beyond.get_linestyle()) == ("-", ":")
+        assert beyond.get_xdata() == pytest.approx([73, 146])
+        assert beyond.get_ydata()[1] == pytest.approx(part["twice"].iloc[0])
+        assert np.diff(beyond.get_ydata()) == pytest.approx(part["gain"].iloc[0])
+
+
+def test_saliency_maps_lie_over_the_spectrogram():
+    panels = np.array(draw("saliency").axes).reshape(2, 3)
+    for row, (title, _, gradient, occluded) in zip(panels, EXPLAINED, strict=True):
+        assert row[0].get_title(loc="left").replace("\n", " ") == title
+        assert [len(ax.images) for ax in row] == [1, 2, 2]
+        assert (row[1].images[1].get_array() == gradient).all()
+        assert (row[2].images[1].get_array() == occluded).all()
+        limits = f"{occluded.min():+.1f} to {occluded.max():+.1f}"
+        assert row[2].get_title(loc="left") == f"Occlusion, {limits}"
+        low, high = row[2].images[1].get_clim()
+        assert low == -high and high == np.abs(occluded).max()
+        assert row[1].images[1].get_extent() == pytest.approx([0, 626 * 512 / 16000, 0, 216])
+    titles = [ax.get_title(loc="left") for ax in draw("sanity").axes]
+    assert titles[2:] == ["all random: map is flat", "block 5 random: ρ = 0.25"]
+
+
+def test_the_song_is_covered_and_silence_is_a_gap():
+    ax = draw("song").axes[0]
+    first, second = (patch.get_data() for patch in ax.patches)
+    assert first.edges == pytest.approx([0, 15, 25, 31.75, 43.5])
+    assert first.values == pytest.approx([0.7, 0.6, 0, 0.1])
+    assert second.baseline == pytest.approx(first.values)
+    assert second.values == pytest.approx([1, 1, 0, 1])

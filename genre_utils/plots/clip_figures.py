@@ -1,9 +1,4 @@
-"""The one style of every picture, and how a picture is finished and saved.
-
-Pictures of sound: waveform, features as images, and what their windows see.
-
-The paper's Fig. 2: the network drawn with the shape of every block's output.
-"""
+"""Style of all pictures; pictures of a clip (waveform, features) and of the network (Fig. 2)."""
 
 from math import prod
 from pathlib import Path
@@ -26,7 +21,6 @@ from genre_utils.extraction.features import TOP_DB
 from genre_utils.models.svm import frame_mask
 from genre_utils.store import write_atomic
 
-# ---- plots.style ----
 # Colour-blind safe. Text is sized so that a picture of 9 inches can be read when 900 px wide.
 BLUE, ORANGE, GREEN, RED, PURPLE = sns.color_palette("colorblind").as_hex()[:5]
 WIDTH = 9.0
@@ -57,9 +51,9 @@ STYLE = {
 styled = mpl.rc_context(STYLE)
 
 
-def canvas(rows: int = 1, columns: int = 1, height: float = 4.0, **how: object) -> tuple:
-    """Return a figure of the common width and its axes; ``how`` goes to ``plt.subplots``."""
-    return plt.subplots(rows, columns, figsize=(WIDTH, height), **how)
+def canvas(rows: int = 1, columns: int = 1, height: float = 4.0, **options: object) -> tuple:
+    """Return a figure of the common width and its axes; options as for ``plt.subplots``."""
+    return plt.subplots(rows, columns, figsize=(WIDTH, height), **options)
 
 
 def finish(fig: Figure, title: str, note: str) -> Figure:
@@ -67,8 +61,8 @@ def finish(fig: Figure, title: str, note: str) -> Figure:
     fig.suptitle(title, x=0.01, ha="left")
     if note:
         box = {"boxstyle": "round,pad=0.35", "facecolor": "#fff3e6", "edgecolor": RED}
-        how = {"fontsize": 11, "weight": "bold", "color": RED}
-        fig.supxlabel(note, x=0.985, ha="right", bbox=box, **how)
+        text = {"fontsize": 11, "weight": "bold", "color": RED}
+        fig.supxlabel(note, x=0.985, ha="right", bbox=box, **text)
     plt.close(fig)
     return fig
 
@@ -89,19 +83,15 @@ def save(fig: Figure, path: str | Path) -> None:
     GenreUtilsError
         The file cannot be written.
     """
-    how = {"metadata": {"Software": None}, "bbox_inches": "tight", "format": "png"}
-    how["dpi"] = SHARPER * fig.dpi
-    write_atomic(path, lambda part: fig.savefig(part, **how))
+    options = {"metadata": {"Software": None}, "bbox_inches": "tight", "format": "png"}
+    options["dpi"] = SHARPER * fig.dpi
+    write_atomic(path, lambda part: fig.savefig(part, **options))
     fig.set_layout_engine("none")  # shown next, it need not be laid out again
     plt.close(fig)
 
 
-# ---- plots.clip_figures ----
+IMAGE = {"aspect": "auto", "origin": "lower", "interpolation": "nearest"}
 PARAMETERS = {"mel": paper.MEL, "mfcc": paper.MFCC, "chroma": paper.CHROMA}
-
-
-def _seconds(feature: np.ndarray, name: str) -> float:
-    return feature.shape[1] * PARAMETERS[name]["hop_length"] / paper.AUDIO["sr"]
 
 
 def show_feature(ax: Axes, feature: np.ndarray, name: str, **colours: object) -> AxesImage:
@@ -116,10 +106,10 @@ def show_feature(ax: Axes, feature: np.ndarray, name: str, **colours: object) ->
     colours
         As for ``ax.imshow``: cmap, vmin, vmax.
     """
-    height = len(feature)
-    extent = (0, _seconds(feature, name), 0, height)
-    how = {"aspect": "auto", "origin": "lower", "interpolation": "nearest", "cmap": "magma"}
-    image = ax.imshow(feature, extent=extent, **how | colours)
+    height, width = feature.shape
+    seconds = width * PARAMETERS[name]["hop_length"] / paper.AUDIO["sr"]
+    options = {**IMAGE, "extent": (0, seconds, 0, height), "cmap": "magma"}
+    image = ax.imshow(feature, **options | colours)
     if name == "mel":
         hz = np.array([0, 500, 1000, 2000, 4000, 8000])
         top = librosa.hz_to_mel(paper.MEL["fmax"])
@@ -138,6 +128,15 @@ def show_feature(ax: Axes, feature: np.ndarray, name: str, **colours: object) ->
     return image
 
 
+def mel_axes(fig: Figure, axes: np.ndarray) -> None:
+    """Name the axes of a grid of mel-spectrograms once: Hz at the left, seconds below."""
+    fig.supylabel("Hz (mel scale)", fontsize=11)
+    for ax in axes.flat:
+        ax.set_ylabel("")
+    for ax in axes[-1]:
+        ax.set_xlabel("Time (s)")
+
+
 @styled
 def mel_spectrograms(examples: list[tuple[str, str, np.ndarray]], note: str = "") -> Figure:
     """Mel-spectrograms of some genres (the paper's Fig. 1).
@@ -152,24 +151,13 @@ def mel_spectrograms(examples: list[tuple[str, str, np.ndarray]], note: str = ""
     for ax, (genre, clip, mel) in zip(axes.flat, examples, strict=False):
         image = show_feature(ax, mel, "mel", vmin=-TOP_DB, vmax=0)
         ax.set_title(genre)
-        ax.text(
-            0.01,
-            0.97,
-            shorten(clip, 48, placeholder=" …"),
-            transform=ax.transAxes,
-            va="top",
-            fontsize=8.5,
-            color="white",
-            bbox={"facecolor": "black", "alpha": 0.55, "edgecolor": "none", "pad": 2},
-        )
+        box = {"facecolor": "black", "alpha": 0.55, "edgecolor": "none", "pad": 2}
+        style = {"transform": ax.transAxes, "va": "top", "fontsize": 8.5, "color": "white"}
+        ax.text(0.01, 0.97, shorten(clip, 48, placeholder=" …"), bbox=box, **style)
         ax.label_outer()
     for ax in axes.flat[len(examples) :]:
         ax.set_visible(False)
-    fig.supylabel("Hz (mel scale)", fontsize=11)
-    for ax in axes[:, 0]:
-        ax.set_ylabel("")
-    for ax in axes[-1]:
-        ax.set_xlabel("Time (s)")
+    mel_axes(fig, axes)
     bar = fig.colorbar(image, ax=axes, pad=0.015, aspect=30, ticks=MultipleLocator(20))
     bar.set_label("dB re maximum of the clip")
     return finish(fig, "Mel-spectrograms", note)
@@ -208,23 +196,16 @@ def waveform(y: np.ndarray, sr: int = paper.AUDIO["sr"], note: str = "") -> Figu
 
 
 @styled
-def mfcc_hop(
-    y: np.ndarray,
-    sr: int = paper.AUDIO["sr"],
-    start: float = 5.0,
-    seconds: float = 1.5,
-    note: str = "",
-) -> Figure:
+def mfcc_hop(y: np.ndarray, sr: int = paper.AUDIO["sr"], note: str = "") -> Figure:
     """Show which samples lie in a window of each feature: the MFCC's hop skips three quarters.
 
     Parameters
     ----------
     y : np.ndarray [shape=(n,)]
-    start, seconds : float
-        The part shown.
+        A clip at ``sr`` Hz; 1.5 s from second 5 on are drawn.
     """
-    first, n = round(start * sr), round(seconds * sr)
-    part, time = y[first : first + n], start + np.arange(n) / sr
+    first, n = 5 * sr, 3 * sr // 2
+    part, time = y[first : first + n], (first + np.arange(n)) / sr
     fig, axes = canvas(3, 1, 5.6, sharex=True, sharey=True)
     for ax, (name, p) in zip(axes, PARAMETERS.items(), strict=True):
         window, hop = p["n_fft"], p["hop_length"]
@@ -232,10 +213,10 @@ def mfcc_hop(
         seen = near < min(window, hop)
         ax.plot(time[: len(part)], np.where(seen, np.nan, part), color="0.75", lw=0.8)
         ax.plot(time[: len(part)], np.where(seen, part, np.nan), color=BLUE, lw=0.8)
-        kept = f"each sample in {window // hop} windows" if window >= hop else ""
-        kept = kept or f"{100 * (1 - window / hop):.0f} % of the samples in no window"
+        kept = f"{100 * (1 - window / hop):.0f} % of the samples in no window"
+        kept = f"each sample in {window // hop} windows" if window >= hop else kept
         ax.set_title(f"{FEATURES[name]}: window {window:,}, hop {hop:,}: {kept}")
-        ax.set(yticks=[], xlim=(start, start + seconds))
+        ax.set(yticks=[], xlim=(time[0], time[-1]))
     axes[-1].set_xlabel("Time (s)")
     handles = [Line2D([], [], color=c, lw=3) for c in (BLUE, "0.75")]
     fig.legend(handles, ["in a window", "in no window"], loc="outside upper right", ncols=2)
@@ -269,7 +250,6 @@ def frames_kept(
     return finish(fig, f"SVM frames: {kept.sum()} of {len(kept)} kept", note)
 
 
-# ---- plots.schematic ----
 BLOCKS = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))  # VGG-16: convolutions, channels
 FACES = {"data": ("#f2f2f2", "0.6"), "frozen": ("#d6e8f5", BLUE), "trained": ("#fbe3c4", ORANGE)}
 STEP, BOX = 1.5, (1.26, 1.05)
@@ -288,7 +268,7 @@ def block_shapes(height: int, width: int) -> list[tuple[int, int, int]]:
 def dense_layers(
     map_shape: tuple[int, int, int], n_classes: int, pooling: str = "flatten"
 ) -> list[tuple[str, int, int]]:
-    """Name, number of outputs and number of weights of each layer of `head.build_head`."""
+    """Name, number of outputs and number of weights of each layer of `cnn.build_head`."""
     flat = pooling == "flatten"
     first, second = paper.HEAD["units"]
     layers = [("Flatten" if flat else "Average", prod(map_shape) if flat else map_shape[-1], 0)]
@@ -300,32 +280,27 @@ def dense_layers(
 
 @styled
 def architecture(
-    n_classes: int = len(paper.GENRES),
-    feature: str = "mel",
-    pooling: str = "flatten",
-    note: str = "",
+    n_classes: int = len(paper.GENRES), pooling: str = "flatten", note: str = ""
 ) -> Figure:
-    """Draw the network: frozen blocks above, the trained layers in the paper's red box.
+    """Draw the network for mel-spectrograms: frozen blocks above, trained layers in a red box.
 
     Parameters
     ----------
     n_classes : int
-    feature : {"mel", "mfcc", "chroma"}
-        Decides the input's shape.
     pooling : {"flatten", "average"}
         What lies between the blocks and the first dense layer.
     """
-    shapes = block_shapes(*paper.SHAPES[feature])
-    upper = [("Input image", FEATURES[feature], (*paper.SHAPES[feature], 3), "data")]
+    shapes = block_shapes(*paper.SHAPES["mel"])
+    upper = [("Input image", FEATURES["mel"], (*paper.SHAPES["mel"], 3), "data")]
     for i, ((n, channels), shape) in enumerate(zip(BLOCKS, shapes, strict=True), 1):
         upper.append((f"Block {i}", f"{n} × conv 3×3, {channels}\nmax-pool 2×2", shape, "frozen"))
-    layers, relu = dense_layers(shapes[-1], n_classes, pooling), "ReLU"
-    dropout, l2 = f"{paper.HEAD['dropout']:g}", f"{relu}, L2 {paper.HEAD['l2']:g}"
-    what = ["" if pooling == "flatten" else "over the map", l2, dropout, relu, dropout, "softmax"]
-    kinds = ["data", *["trained"] * 5]
+    dropout, l2 = f"{paper.HEAD['dropout']:g}", f"ReLU, L2 {paper.HEAD['l2']:g}"
+    texts = ["" if pooling == "flatten" else "over the map", l2, dropout, "ReLU", dropout]
     lower = [
-        (name, text, (size,), kind)
-        for (name, size, _), text, kind in zip(layers, what, kinds, strict=True)
+        (name, text, (size,), "trained" if name in ("Dense", "Dropout") else "data")
+        for (name, size, _), text in zip(
+            dense_layers(shapes[-1], n_classes, pooling), [*texts, "softmax"], strict=True
+        )
     ]
     fig, ax = canvas(height=4.1)
     for y, row in ((TOP, upper), (BOTTOM, lower)):
@@ -339,21 +314,13 @@ def architecture(
     return finish(fig, "The network: VGG-16's blocks and new dense layers", note)
 
 
-def _box(ax: Axes, x: float, y: float, name: str, what: str, shape: tuple, kind: str) -> None:
+def _box(ax: Axes, x: float, y: float, name: str, text: str, shape: tuple, kind: str) -> None:
     face, edge = FACES[kind]
-    ax.add_patch(
-        FancyBboxPatch(
-            (x, y),
-            *BOX,
-            boxstyle="round,pad=0,rounding_size=0.08",
-            facecolor=face,
-            edgecolor=edge,
-            linewidth=1.4,
-        )
-    )
+    style = {"boxstyle": "round,pad=0,rounding_size=0.08", "lw": 1.4}
+    ax.add_patch(FancyBboxPatch((x, y), *BOX, facecolor=face, edgecolor=edge, **style))
     middle = x + BOX[0] / 2
     ax.text(middle, y + 0.93, name, ha="center", va="top", weight="bold", fontsize=11)
-    ax.text(middle, y + 0.66, what, ha="center", va="top", fontsize=8.5, linespacing=1.15)
+    ax.text(middle, y + 0.66, text, ha="center", va="top", fontsize=8.5, linespacing=1.15)
     size = " × ".join(f"{side:,}" for side in shape)
     ax.text(middle, y + 0.1, size, ha="center", va="bottom", fontsize=10)
 

@@ -1,11 +1,7 @@
-"""Every picture of the companion: arrays and tables in, a matplotlib figure out.
+"""Pictures of tables and of explanations: arrays and tables in, a matplotlib figure out.
 
-Each function takes a ``note`` ("demo corpus (synthesised)") that is printed on the picture. Here
-are the pictures of tables; those of sound and of the network are passed on from their modules.
-
-The picture of all systems and reference points under all protocols.
-
-Pictures of what goes beyond the paper: more systems, how sure they are, and why they answer.
+Each function takes a ``note`` ("demo corpus (synthesised)") that is printed on the picture.
+Pictures of sound and of the network come from `clip_figures`; notebooks find all of them here.
 """
 
 from textwrap import fill
@@ -18,13 +14,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, PercentFormatter
 
 from genre_utils import paper
-from genre_utils.data import splits
 from genre_utils.extraction.features import TOP_DB
-from genre_utils.metrics import confidence as calibration
-from genre_utils.metrics.tables import NAMES
-from genre_utils.plots.clip_figures import (
+from genre_utils.metrics import confidence
+from genre_utils.plots.clip_figures import (  # noqa: F401 - some are here for notebooks
     BLUE,
     GREEN,
+    IMAGE,
     ORANGE,
     PURPLE,
     architecture,
@@ -33,6 +28,7 @@ from genre_utils.plots.clip_figures import (
     finish,
     frames_kept,
     images,
+    mel_axes,
     mel_spectrograms,
     mfcc_hop,
     save,
@@ -41,26 +37,29 @@ from genre_utils.plots.clip_figures import (
     waveform,
 )
 
-# ---- plots.figures ----
-__all__ = [
-    "accuracy_by_protocol",
-    "architecture",
-    "clips_per_genre",
-    "confusion_matrices",
-    "dense_layers",
-    "fold_accuracies",
-    "frames_kept",
-    "images",
-    "mel_spectrograms",
-    "mfcc_hop",
-    "save",
-    "shared_groups",
-    "training_curves",
-    "waveform",
-]
-
 PROTOCOLS = {"random": BLUE, "track": GREEN, "album": PURPLE, "artist": ORANGE}
-SYSTEMS = dict(zip(paper.SYSTEM_LABELS, (BLUE, ORANGE, GREEN, PURPLE), strict=True))
+COLOURS = sns.color_palette("colorblind").as_hex()
+LINES = ("-", "--", ":")  # a second round of the ten colours is dashed
+COARSE = 80  # dots per inch of noisy pictures, which take megabytes
+
+
+def _label(system: str) -> str:
+    return paper.LABELS.get(system, system)
+
+
+def _looks(names: list[str]) -> dict[str, dict]:
+    """Colour and line style of each name."""
+    n = len(COLOURS)
+    return {
+        name: {"color": COLOURS[i % n], "ls": LINES[i // n % len(LINES)]}
+        for i, name in enumerate(names)
+    }
+
+
+def _error(table: pd.DataFrame, column: str = "accuracy") -> np.ndarray:
+    """Distances from a value down to its lower end and up to its upper end, [2, n]."""
+    value = table[column]
+    return np.array([value - table[f"{column}_lo"], table[f"{column}_hi"] - value])
 
 
 @styled
@@ -107,8 +106,7 @@ def shared_groups(shares: pd.DataFrame, note: str = "") -> Figure:
     groups = [group for group in ("track", "album", "artist") if group in table.index]
     table = table.loc[groups, list(dict.fromkeys(shares["protocol"]))] * 100
     fig, ax = canvas(height=3.8)
-    places = _bars(ax, table)
-    _numbers(ax, places, table, "{:.3g}")
+    _grouped_bars(ax, table, table, "{:.3g}")
     ax.set(ylim=(0, 109), yticks=range(0, 101, 25), ylabel="Test clips (%)")
     ax.set_xticks(range(len(groups)), [f"same {group}" for group in groups])
     fig.legend(loc="outside right upper")
@@ -130,58 +128,41 @@ def accuracy_by_protocol(table1: pd.DataFrame, note: str = "") -> Figure:
     part = {c: wide[c].loc[systems, protocols].astype(float) for c in wide.columns.levels[0]}
     accuracy, known = part["accuracy"], part["paper_accuracy"]
     top = part.get("accuracy_hi", accuracy)
-    fig, ax = canvas(height=4.4)
-    places = _bars(ax, accuracy)
-    if "accuracy_lo" in part:
-        error = np.stack([accuracy - part["accuracy_lo"], top - accuracy]).reshape(2, -1)
-        how = {"fmt": "none", "ecolor": "0.25", "elinewidth": 1.2, "capsize": 3}
-        ax.errorbar(places.ravel(), accuracy.to_numpy().ravel(), error, **how)
-    how = {"marker": "D", "s": 46, "color": "black", "edgecolor": "white", "zorder": 4}
-    ax.scatter(places, known, label="the paper", **how)
     covered = (known > top - 0.03) & (known < top + 0.08)  # the mark would hide the number
-    _numbers(ax, places, accuracy, "{:.2f}", top.mask(covered, np.maximum(known + 0.02, top)))
+    heights = top.mask(covered, np.maximum(known + 0.02, top))
+    fig, ax = canvas(height=4.4)
+    places = _grouped_bars(ax, accuracy, heights, "{:.2f}")
+    if "accuracy_lo" in part:
+        style = {"fmt": "none", "ecolor": "0.25", "elinewidth": 1.2, "capsize": 3}
+        error = np.stack([accuracy - part["accuracy_lo"], top - accuracy]).reshape(2, -1)
+        ax.errorbar(places.ravel(), accuracy.to_numpy().ravel(), error, **style)
+    style = {"marker": "D", "s": 46, "color": "black", "edgecolor": "white", "zorder": 4}
+    ax.scatter(places, known, label="the paper", **style)
     ax.set(ylim=(0, 1.09), ylabel="Accuracy", yticks=np.arange(0, 1.01, 0.2))
     ax.set_xticks(range(len(systems)), [_label(system) for system in systems])
     fig.legend(loc="outside right upper")
     return finish(fig, "Accuracy by system and protocol", note)
 
 
-def _label(system: str) -> str:
-    return paper.SYSTEM_LABELS.get(system, system)
-
-
-def _bars(ax: Axes, table: pd.DataFrame) -> np.ndarray:
+def _grouped_bars(ax: Axes, table: pd.DataFrame, heights: pd.DataFrame, number: str) -> np.ndarray:
     """Draw a group of bars for each row of ``table``, a bar for each column (a protocol).
 
-    Returns the bars' centres, shaped as the table.
+    Numbers are written above ``heights`` (shaped as the table) by the format ``number``. Returns
+    the bars' centres, shaped as the table.
     """
     width = 0.8 / table.shape[1]
     shift = (np.arange(table.shape[1]) - (table.shape[1] - 1) / 2) * width
     places = np.arange(len(table))[:, None] + shift
-    for i, protocol in enumerate(table):
-        colour = PROTOCOLS.get(protocol, "0.6")
-        label = f"{protocol} split"
-        ax.bar(places[:, i], table[protocol], 0.94 * width, color=colour, label=label)
+    style = {"xytext": (0, 3), "textcoords": "offset points", "ha": "center"}
+    style["fontsize"] = 8 if table.shape[1] > 2 else None  # room for numbers of full size
+    for x, protocol in zip(places.T, table, strict=True):
+        colour, label = PROTOCOLS.get(protocol, "0.6"), f"{protocol} split"
+        ax.bar(x, table[protocol], 0.94 * width, color=colour, label=label)
+        for place, height, value in zip(x, heights[protocol], table[protocol], strict=True):
+            if np.isfinite(value):
+                ax.annotate(number.format(value), (place, height), **style)
     ax.grid(visible=False, axis="x")
     return places
-
-
-def _numbers(
-    ax: Axes,
-    places: np.ndarray,
-    table: pd.DataFrame,
-    text: str,
-    heights: pd.DataFrame | None = None,
-) -> None:
-    """Write the numbers of ``table`` above its bars, or above ``heights``."""
-    heights = table if heights is None else heights
-    numbers = zip(places.flat, heights.to_numpy().flat, table.to_numpy().flat, strict=True)
-    for x, y, value in numbers:
-        if np.isfinite(value):
-            how = {"xytext": (0, 3), "textcoords": "offset points", "ha": "center"}
-            # With two protocols there is room for numbers of full size, with four there is not.
-            size = 8 if table.shape[1] > 2 else None
-            ax.annotate(text.format(value), (x, y), fontsize=size, **how)
 
 
 @styled
@@ -223,47 +204,30 @@ def training_curves(history: pd.DataFrame, note: str = "") -> Figure:
     table = history.assign(
         system=history["system"].map(_label), protocol=history["protocol"] + " split"
     )
-    colours = {_label(name): colour for name, colour in SYSTEMS.items()}
-    colours = {name: colours.get(name, "0.4") for name in dict.fromkeys(table["system"])}
+    looks = _looks(list(dict.fromkeys(table["system"])))
+    colours = {name: look["color"] for name, look in looks.items()}
+    options = {"hue": "system", "style": "protocol", "palette": colours, "errorbar": ("pi", 100)}
     fig, axes = canvas(1, 2, 4.0)
-    for ax, quantity in zip(axes, ("loss", "accuracy"), strict=True):
-        sns.lineplot(
-            table,
-            x="epoch",
-            y=quantity,
-            hue="system",
-            style="protocol",
-            palette=colours,
-            errorbar=("pi", 100),
-            ax=ax,
-            legend="full" if quantity == "loss" else False,
-        )
-        ax.set(title=f"Training {quantity}", xlabel="Epoch", ylabel="")
+    for ax, column in zip(axes, ("loss", "accuracy"), strict=True):
+        sns.lineplot(table, x="epoch", y=column, ax=ax, legend=column == "loss", **options)
+        ax.set(title=f"Training {column}", xlabel="Epoch", ylabel="")
     axes[0].set_yscale("log")
     axes[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes[0].yaxis.set_major_formatter("{x:g}")
     axes[0].yaxis.set_minor_locator(NullLocator())
     axes[1].set_ylim(0, 1.03)
-    _two_legends(fig, axes[0], set(colours))
+    # Seaborn's single legend becomes two: colours under the figure, line styles in the panel.
+    pairs = list(zip(*axes[0].get_legend_handles_labels(), strict=True))
+    systems = [pair for pair in pairs if pair[1] in colours]
+    protocols = [pair for pair in pairs if pair[1].endswith(" split")]
+    fig.legend(*zip(*systems, strict=True), loc="outside lower left", ncols=3)
+    axes[0].legend(*zip(*protocols, strict=True), loc="upper right")
     return finish(fig, "Training: mean of the folds, band from lowest to highest", note)
-
-
-def _two_legends(fig: Figure, ax: Axes, systems: set[str]) -> None:
-    """Put seaborn's single legend as colours under the figure and line styles into ``ax``."""
-    pairs = list(zip(*ax.get_legend_handles_labels(), strict=True))
-    colours = [pair for pair in pairs if pair[1] in systems]
-    styles = [pair for pair in pairs if pair[1].endswith(" split")]
-    fig.legend(*zip(*colours, strict=True), loc="outside lower left", ncols=3)
-    ax.legend(*zip(*styles, strict=True), loc="upper right")
 
 
 @styled
 def confusion_matrices(
-    ours: pd.DataFrame,
-    paper_table: pd.DataFrame,
-    ours_title: str,
-    paper_title: str = "The paper",
-    note: str = "",
+    ours: pd.DataFrame, paper_table: pd.DataFrame, ours_title: str, note: str = ""
 ) -> Figure:
     """Draw our confusion matrix of CNN+Mel-spectrogram beside the paper's (its Fig. 3).
 
@@ -275,23 +239,13 @@ def confusion_matrices(
     """
     order = [genre for genre in paper_table.index if genre in ours.index]
     order += [genre for genre in ours.index if genre not in order]
-    tables = ours.loc[order, order], paper_table
+    panels = (ours.loc[order, order], ours_title), (paper_table, "The paper")
     same = order == list(paper_table.index)
     fig, axes = canvas(1, 2, (5.6 if same else 5.1) + 0.3 * bool(note), sharey=same)
-    for ax, table, title in zip(axes, tables, (ours_title, paper_title), strict=True):
-        sns.heatmap(
-            table,
-            ax=ax,
-            annot=True,
-            fmt=".0f",
-            cmap="Blues",
-            vmin=0,
-            vmax=100,
-            cbar=False,
-            linewidths=0.5,
-            linecolor="0.92",
-            annot_kws={"fontsize": 9.5},
-        )
+    colours = {"cmap": "Blues", "vmin": 0, "vmax": 100, "cbar": False}
+    cells = {"annot": True, "fmt": ".0f", "linewidths": 0.5, "linecolor": "0.92"}
+    for ax, (table, title) in zip(axes, panels, strict=True):
+        sns.heatmap(table, ax=ax, annot_kws={"fontsize": 9.5}, **colours, **cells)
         for text in ax.texts:
             if text.get_text() == "0":
                 text.set_color("0.7")
@@ -305,60 +259,58 @@ def confusion_matrices(
     return finish(fig, "Confusion of CNN+Mel-spectrogram, % of each true genre", note)
 
 
-# ---- plots.measure_figures ----
 @styled
-def accuracy_with_intervals(table: pd.DataFrame, note: str = "") -> Figure:
-    """Draw each accuracy as a point with its interval, a band of rows for each system.
-
-    Unlike `figures.accuracy_by_protocol` it has room for any number of systems.
+def accuracy_intervals(
+    table: pd.DataFrame,
+    groups: dict[str, list[str]] | None = None,
+    column: str = "accuracy",
+    note: str = "",
+) -> Figure:
+    """Draw each system's accuracy under each protocol as a point with its interval.
 
     Parameters
     ----------
     table : pd.DataFrame
-        system, protocol, accuracy, accuracy_lo, accuracy_hi, paper_accuracy (0..1, the last NaN
-        where the paper has none). Systems are drawn in the order in which they come.
+        system, protocol, ``column``, ``column``_lo, ``column``_hi (0..1); where there is a column
+        paper_accuracy (NaN where the paper has none), it is marked.
+    groups : dict, optional
+        Heading -> its systems from top to bottom; systems that are not in ``table`` are left out.
+        Without it: all systems in the order in which they come.
+    column : str
+        "accuracy" (of clips) or "song_accuracy".
     """
-    systems = list(dict.fromkeys(table["system"]))
-    protocols = [name for name in splits.PROTOCOLS if name in set(table["protocol"])]
-    fig, ax = canvas(height=1.5 + (0.16 * len(protocols) + 0.1) * len(systems))
-    height = 0.8 / len(protocols)
+    there = list(dict.fromkeys(table["system"]))
+    rows = []  # (a heading, no system) or (no heading, a system)
+    for heading, systems in (groups or {"": there}).items():
+        known = [(None, system) for system in systems if system in there]
+        rows += [(heading, None)] * bool(known and heading) + known
+    places = {system: i for i, (_, system) in enumerate(rows) if system}
+    protocols = [name for name in PROTOCOLS if name in set(table["protocol"])]
+    step = min(0.3, 0.8 / len(protocols))
+    fig, ax = canvas(height=1.5 + (0.12 * len(protocols) + 0.08) * len(rows))
     for i, protocol in enumerate(protocols):
-        part = table[table["protocol"] == protocol].set_index("system").reindex(systems)
-        y = np.arange(len(systems)) - 0.4 + (i + 0.5) * height
-        error = [part["accuracy"] - part["accuracy_lo"], part["accuracy_hi"] - part["accuracy"]]
-        how = {"fmt": "o", "ms": 5, "elinewidth": 2, "color": PROTOCOLS[protocol]}
-        ax.errorbar(part["accuracy"], y, xerr=np.array(error), label=f"{protocol} split", **how)
-    known = table.dropna(subset="paper_accuracy")
-    y = [systems.index(name) - 0.4 + 0.5 * height for name in known["system"]]
-    how = {"marker": "D", "s": 40, "color": "black", "zorder": 4}
-    ax.scatter(known["paper_accuracy"], y, label="the paper", **how)
-    ax.set(xlim=(0, 1.02), ylim=(len(systems) - 0.5, -0.5), xlabel="Accuracy, 95 % interval")
-    ax.set_yticks(range(len(systems)), [NAMES.get(name, name) for name in systems])
-    ax.set_yticks(np.arange(1, len(systems)) - 0.5, minor=True)
-    ax.tick_params(axis="y", which="minor", length=0)
+        part = table[table["protocol"] == protocol].set_index("system").reindex(places)
+        y = np.array(list(places.values())) + (i - (len(protocols) - 1) / 2) * step
+        style = {"fmt": "o", "ms": 5, "elinewidth": 2, "color": PROTOCOLS[protocol]}
+        error = _error(part, column)
+        ax.errorbar(part[column], y, xerr=error, label=f"{protocol} split", **style)
+        marks = part.get("paper_accuracy", pd.Series(np.nan, part.index)).to_numpy(float)
+        if np.isfinite(marks).any():
+            ax.scatter(marks, y, marker="D", s=40, color="black", zorder=4, label="the paper")
+    ax.set_yticks(range(len(rows)), [heading or _label(system) for heading, system in rows])
+    for label, (heading, _) in zip(ax.get_yticklabels(), rows, strict=True):
+        label.set_weight("bold" if heading else "normal")
+    ax.set_yticks(np.arange(1, len(rows)) - 0.5, minor=True)
+    ax.tick_params(axis="y", which="both", length=0)
     ax.grid(visible=False, axis="y")
     ax.grid(visible=True, axis="y", which="minor")
-    columns = len(protocols) + 1
-    ax.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=columns, columnspacing=1.2)
+    lowest = np.floor(10 * table[f"{column}_lo"].min()) / 10
+    ax.set(xlim=(max(lowest, 0), 1.02), ylim=(len(rows) - 0.5, -0.5))
+    ax.set_xlabel(
+        f"Accuracy by {'song' if 'song' in column else 'clip'}, 95 % interval over artists"
+    )
+    fig.legend(loc="outside right upper")
     return finish(fig, "Accuracy by system and protocol", note)
-
-
-# ---- plots.beyond_figures ----
-COLOURS = tuple(sns.color_palette("colorblind").as_hex())
-LINES = ("-", "--", ":")  # a second round of the ten colours is dashed
-COARSE = 80  # dots per inch of noisy pictures, which take megabytes
-
-
-def _colours(names: list[str]) -> dict[str, dict]:
-    n = len(COLOURS)
-    return {
-        name: {"color": COLOURS[i % n], "ls": LINES[i // n % len(LINES)]}
-        for i, name in enumerate(names)
-    }
-
-
-def _name(system: str) -> str:
-    return NAMES.get(system, system)
 
 
 @styled
@@ -368,26 +320,25 @@ def reliability_diagrams(before: pd.DataFrame, after: pd.DataFrame, note: str = 
     Parameters
     ----------
     before, after : pd.DataFrame
-        Rows of predictions.csv under one protocol, with probabilities; the latter of
-        `combine.TemperatureScaled`, under the same names of systems.
+        Rows of predictions.csv under one protocol, with probabilities; the latter of calibrated
+        systems, under the same names.
     """
     systems = list(dict.fromkeys(before["system"]))
     columns = min(3, len(systems)) if len(systems) != 4 else 2
     rows = -(-len(systems) // columns)
-    how = {"sharex": True, "sharey": True, "squeeze": False}
-    fig, axes = canvas(rows, columns, 1.1 + min(9.0 / columns, 4.0) * rows, **how)
+    height = 1.1 + min(9.0 / columns, 4.0) * rows
+    fig, axes = canvas(rows, columns, height, sharex=True, sharey=True, squeeze=False)
     for ax, system in zip(axes.flat, systems, strict=False):
         ax.plot([0, 1], [0, 1], color="0.6", lw=1, ls="--")
         for table, colour, word in ((before, ORANGE, "as trained"), (after, BLUE, "scaled")):
             part = table[table["system"] == system]
-            bins = calibration.reliability(*calibration.confidences(part))
-            error = calibration.expected_calibration_error(bins)
-            label = f"{word}: error {error:.3f}"
-            points = bins["confidence"], bins["accuracy"]
+            bins = confidence.reliability(*confidence.confidences(part))
+            error = confidence.expected_calibration_error(bins)
+            points, label = (bins["confidence"], bins["accuracy"]), f"{word}: error {error:.3f}"
             ax.plot(*points, color=colour, lw=1.2, alpha=0.8, label=label)
             size = 120 * np.sqrt(bins["n"] / bins["n"].sum())
             ax.scatter(*points, size, color=colour, alpha=0.7, lw=0)
-        ax.set(title=_name(system), xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal")
+        ax.set(title=_label(system), xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal")
         ax.set(xticks=np.arange(0, 1.1, 0.25), yticks=np.arange(0, 1.1, 0.25))
         ax.legend(loc="upper left", borderaxespad=0.2, handlelength=1.2)
     _hide(axes, len(systems))
@@ -409,10 +360,10 @@ def coverage_curves(curves: pd.DataFrame, note: str = "") -> Figure:
     Parameters
     ----------
     curves : pd.DataFrame
-        From `coverage.coverage_curve`; up to about six systems can be told apart.
+        From `confidence.coverage_curve`; up to about six systems can be told apart.
     """
     protocols = list(dict.fromkeys(curves["protocol"]))
-    looks = _colours(list(dict.fromkeys(curves["system"])))
+    looks = _looks(list(dict.fromkeys(curves["system"])))
     fig, axes = canvas(1, len(protocols), 4.8, sharey=True, squeeze=False)
     for ax, protocol in zip(axes.flat, protocols, strict=True):
         for system, part in curves[curves["protocol"] == protocol].groupby("system", sort=False):
@@ -426,7 +377,7 @@ def coverage_curves(curves: pd.DataFrame, note: str = "") -> Figure:
             axis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
     axes[0, 0].set(ylim=(None, 1.005), ylabel="Accuracy, 95 % interval")
     handles = [axes[0, 0].plot([], [], lw=2, **look)[0] for look in looks.values()]
-    names = [_name(system) for system in looks]
+    names = [_label(system) for system in looks]
     fig.legend(handles, names, loc="outside lower left", ncols=3, columnspacing=1.2)
     return finish(fig, "Accuracy when the system may say “don't know”", note)
 
@@ -441,39 +392,26 @@ def saliency(clips: list[tuple[str, np.ndarray, np.ndarray, np.ndarray]], note: 
         Title such as "Classical, taken for Ambient"; mel [216, t] in dB; maps of the same shape
         from `models.explain`, the first 0..1, the last in log-odds.
     """
-    how = {"sharey": True, "squeeze": False, "dpi": COARSE}
-    fig, axes = canvas(len(clips), 3, 0.9 + 2.5 * len(clips), **how)
+    height = 0.9 + 2.5 * len(clips)
+    fig, axes = canvas(len(clips), 3, height, sharey=True, squeeze=False, dpi=COARSE)
     for row, (title, mel, gradient, occluded) in zip(axes, clips, strict=True):
         for ax, colours in zip(row, ("magma", "gray", "gray"), strict=True):
             show_feature(ax, mel, "mel", vmin=-TOP_DB, vmax=0, cmap=colours)
-            ax.set_ylabel("")
         _overlay(row[1], gradient, "inferno", (0, 1))
         far = max(np.abs(occluded).max(), 1e-6)
         _overlay(row[2], occluded, "RdBu_r", (-far, far))
         row[0].set_title(fill(title, 24))
         row[1].set_title("Gradient map")
         row[2].set_title(f"Occlusion, {occluded.min():+.1f} to {occluded.max():+.1f}")
-    for ax in axes[-1]:
-        ax.set_xlabel("Time (s)")
-    fig.supylabel("Hz (mel scale)", fontsize=11)
+    mel_axes(fig, axes)
     return finish(fig, "What speaks for the answer (occlusion: red for, blue against)", note)
 
 
 def _overlay(ax: Axes, values: np.ndarray, colours: str, limits: tuple[float, float]) -> None:
     """Lay a map over a picture, the more opaque the larger its values are."""
-    extent = ax.images[0].get_extent()
-    opacity = 0.75 * np.abs(values) / max(np.abs(limits))
-    ax.imshow(
-        values,
-        extent=extent,
-        aspect="auto",
-        origin="lower",
-        interpolation="nearest",
-        cmap=colours,
-        vmin=limits[0],
-        vmax=limits[1],
-        alpha=np.clip(opacity, 0, 1),
-    )
+    opacity = np.clip(0.75 * np.abs(values) / max(np.abs(limits)), 0, 1)
+    scale = {"cmap": colours, "vmin": limits[0], "vmax": limits[1]}
+    ax.imshow(values, extent=ax.images[0].get_extent(), alpha=opacity, **IMAGE, **scale)
 
 
 @styled
@@ -489,81 +427,38 @@ def sanity_check(
     maps : dict
         From `explain.randomised`.
     correlations : pd.Series
-        From `saliency.rank_correlations`.
+        From `explain.rank_correlations`.
     """
-    how = {"sharex": True, "sharey": True, "squeeze": False, "dpi": COARSE}
-    fig, axes = canvas(2, -(-len(maps) // 2), 5.6, **how)
+    options = {"sharex": True, "sharey": True, "squeeze": False, "dpi": COARSE}
+    fig, axes = canvas(2, -(-len(maps) // 2), 5.6, **options)
     for ax, (name, values) in zip(axes.flat, maps.items(), strict=False):
         show_feature(ax, mel, "mel", vmin=-TOP_DB, vmax=0, cmap="gray")
         _overlay(ax, values, "inferno", (0, 1))
-        alike = correlations[name]
-        words = "map is flat" if np.isnan(alike) else f"ρ = {alike:.2f}"
+        rho = correlations[name]
+        words = "map is flat" if np.isnan(rho) else f"ρ = {rho:.2f}"
         ax.set_title(name if name == next(iter(maps)) else f"{name}: {words}")
-        ax.set_ylabel("")
     _hide(axes, len(maps))
-    for ax in axes[-1]:
-        ax.set_xlabel("Time (s)")
-    fig.supylabel("Hz (mel scale)", fontsize=11)
+    mel_axes(fig, axes)
     return finish(fig, "Maps of random weights, ρ: rank correlation with the trained", note)
 
 
 @styled
-def feature_importances(table: pd.DataFrame, n_features: int = 15, note: str = "") -> Figure:
-    """Bars of the features that count most.
+def feature_importances(table: pd.DataFrame, note: str = "") -> Figure:
+    """Bars of the 15 features that count most.
 
     Parameters
     ----------
     table : pd.DataFrame
-        feature, importance (loss of accuracy, 0..1), sd; largest first, see `classic.importances`.
+        feature, importance (loss of accuracy when it is shuffled, 0..1), sd; largest first.
     """
-    top = table.head(n_features)
+    top = table.head(15)
     fig, ax = canvas(height=1.3 + 0.29 * len(top))
     error = {"ecolor": "0.25", "elinewidth": 1.2, "capsize": 3}
-    how = {"xerr": 100 * top["sd"], "color": BLUE, "error_kw": error}
-    ax.barh(top["feature"], 100 * top["importance"], **how)
+    ax.barh(top["feature"], 100 * top["importance"], xerr=100 * top["sd"], error_kw=error)
     ax.invert_yaxis()
     ax.set_xlabel("Loss of accuracy when the feature is shuffled (percentage points)")
     ax.grid(visible=False, axis="y")
     return finish(fig, f"The {len(top)} most important of {len(table)} hand-crafted features", note)
-
-
-@styled
-def systems_by_group(table: pd.DataFrame, groups: dict[str, list[str]], note: str = "") -> Figure:
-    """Accuracy by song of many systems with intervals, under headings.
-
-    Parameters
-    ----------
-    table : pd.DataFrame
-        From `tables.table1`: system, protocol, song_accuracy, song_accuracy_lo, song_accuracy_hi.
-    groups : dict
-        Heading -> its systems from top to bottom; systems that are not in ``table`` are left out.
-    """
-    protocols = [name for name in PROTOCOLS if name in set(table["protocol"])]
-    there = set(table["system"])
-    rows = []
-    for heading, systems in groups.items():
-        known = [system for system in systems if system in there]
-        rows += [(heading, None)] * bool(known) + [(None, system) for system in known]
-    fig, ax = canvas(height=1.4 + 0.3 * len(rows))
-    places = {system: i for i, (_, system) in enumerate(rows) if system}
-    for i, protocol in enumerate(protocols):
-        part = table[table["protocol"] == protocol].set_index("system").reindex(places)
-        y = np.array(list(places.values())) + 0.3 * ((i + 0.5) / len(protocols) - 0.5) * 2
-        found = part["song_accuracy"]
-        error = [found - part["song_accuracy_lo"], part["song_accuracy_hi"] - found]
-        how = {"fmt": "o", "ms": 5, "elinewidth": 2, "color": PROTOCOLS[protocol]}
-        ax.errorbar(found, y, xerr=np.array(error), label=f"{protocol} split", **how)
-    labels = [heading or _name(system) for heading, system in rows]
-    ax.set_yticks(range(len(rows)), labels)
-    for label, (heading, _) in zip(ax.get_yticklabels(), rows, strict=True):
-        label.set_weight("bold" if heading else "normal")
-    lowest = np.floor(10 * table["song_accuracy_lo"].min()) / 10
-    ax.set(xlim=(lowest, 1.01), ylim=(len(rows) - 0.4, -0.6))
-    ax.set_xlabel("Accuracy by song, 95 % interval over artists")
-    ax.tick_params(axis="y", length=0)
-    ax.grid(visible=False, axis="y")
-    fig.legend(loc="outside right upper")
-    return finish(fig, "All systems", note)
 
 
 @styled
@@ -573,17 +468,16 @@ def learning_curves(curves: pd.DataFrame, note: str = "") -> Figure:
     Parameters
     ----------
     curves : pd.DataFrame
-        From `learning_curve.learning_curve`. Its line is dotted where it leaves the corpus.
+        From `tables.learning_curve`. A line is dotted where it leaves the corpus.
     """
     fig, ax = canvas(height=4.4)
     systems = curves.groupby("system", sort=False)
-    looks = _colours(list(systems.groups))
+    looks = _looks(list(systems.groups))
     for i, (system, part) in enumerate(systems):
         x, last, look = part["n_artists"], part.iloc[-1], looks[system]
-        error = [part["accuracy"] - part["accuracy_lo"], part["accuracy_hi"] - part["accuracy"]]
-        how = {"fmt": "o", "ms": 6, "elinewidth": 2, "color": look["color"]}
+        style = {"fmt": "o", "ms": 6, "elinewidth": 2, "color": look["color"]}
         apart = 1.025 ** (i - (len(looks) - 1) / 2)  # so that intervals do not hide each other
-        ax.errorbar(x * apart, part["accuracy"], yerr=np.array(error), label=_name(system), **how)
+        ax.errorbar(x * apart, part["accuracy"], _error(part), label=_label(system), **style)
         ends = np.array([x.min(), x.max(), 2 * x.max()])
         line = last["twice"] - last["gain"] * np.log2(ends[-1] / ends)
         ax.plot(ends[:2], line[:2], lw=1.5, color=look["color"])
@@ -616,10 +510,10 @@ def along_song(windows: pd.DataFrame, seconds: float, note: str = "") -> Figure:
     edges = np.r_[starts[0], (middles[:-1] + middles[1:]) / 2, starts[-1] + seconds]
     fig, ax = canvas(height=3.8)
     floor = np.zeros(len(windows))
-    for genre, look in _colours(genres).items():
+    for genre, look in _looks(genres).items():
         top = floor + windows[genre].fillna(0).to_numpy()
-        how = {"baseline": floor, "fill": True, "color": look["color"], "alpha": 0.85}
-        ax.stairs(top, edges, label=genre, hatch="" if look["ls"] == "-" else "//", **how)
+        style = {"color": look["color"], "alpha": 0.85, "hatch": "" if look["ls"] == "-" else "//"}
+        ax.stairs(top, edges, label=genre, baseline=floor, fill=True, **style)
         floor = top
     ax.set(xlim=edges[[0, -1]], ylim=(0, 1), xlabel="Time (s)", ylabel="Probability")
     ax.grid(visible=False, axis="x")
