@@ -46,21 +46,10 @@ SHOWN = (0.1, 1000)  # margins beyond these are drawn at the edge
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table.
+    """One line of the table: medians of one stage, in ``unit``; NaN where nothing was measured.
 
-    Attributes
-    ----------
-    stage : str
-        What was measured.
-    ours, against : float
-        Medians, in ``unit``; NaN where nothing was measured or there is nothing to compare with.
-    unit : str
-    target : str
-        "ratio >= 3", "ours <= 0.1"; empty: for information.
-    detail : str
-        How it was measured, what was left out.
-    rate : bool
-        The unit is a rate, of which more is better.
+    ``target`` is "ratio >= 3", "ours <= 0.1" or empty (for information); of a ``rate`` more is
+    better.
     """
 
     stage: str
@@ -93,18 +82,10 @@ class Row:
 
 @dataclass
 class Bench:
-    """The clips to measure with, and what several measurements share.
+    """Clips to measure with (``ids``: digests of the files; ``y``: class numbers [n]).
 
-    Attributes
-    ----------
-    files, ids : lists of the same length
-        Sound files and the digests of their bytes.
-    y : np.ndarray [shape=(n,)]
-        Genres as class numbers.
-    root : Path
-        Folder of private stores.
-    repeats : int
-        Timed rounds.
+    Arrays that several stages need are made once; ``root`` holds private stores, ``repeats`` is
+    the number of timed rounds.
     """
 
     files: list[Path]
@@ -123,9 +104,8 @@ class Bench:
 
     def maps_of(self, n: int, precision: str = "auto") -> Store:
         """Run the first ``n`` mel-spectrograms through the trunk into a new store."""
-        how = {"precision": precision}
-        mel, ids = self.stores["mel"], self.ids[:n]
-        return vgg.compute_maps(mel, "mel", ids, self.weights, self.fresh(), **how)["vgg-mel"]
+        given = (self.stores["mel"], "mel", self.ids[:n], self.weights, self.fresh())
+        return vgg.compute_maps(*given, precision=precision)["vgg-mel"]
 
     @cached_property
     def weights(self) -> vgg.Weights:
@@ -174,10 +154,8 @@ def extraction(bench: Bench) -> Iterator[Row]:
     yield Row("features", rates[0], "clips/s", rates[1], "ratio >= 3", detail, rate=True)
     for name, (unit, limit) in TOLERANCES.items():
         apart = np.abs(bench.stores[name].load(bench.ids) - bench.plain[name]).max()
-        detail = "over all values of all clips, against librosa's own calls"
-        yield Row(
-            f"{name}: largest difference", float(apart), unit, math.nan, f"ours <= {limit}", detail
-        )
+        stage, target = f"{name}: largest difference", f"ours <= {limit}"
+        yield Row(stage, float(apart), unit, target=target, detail="over all values of all clips")
     yield Row("cost: features", WORKERS * took["ours"] / n, "core-s/clip")
     sizes = {name: store.load(bench.ids[:1]).nbytes for name, store in bench.stores.items()}
     parts = ", ".join(f"{name} {size:,}" for name, size in sizes.items())
@@ -333,10 +311,8 @@ def _trunk(n: int, root: Path, _files: list[Path]) -> Callable:
 
 
 def _head(n: int, root: Path, _files: list[Path]) -> Callable:
-    arrays, clips = (
-        {"vgg-mel": _random_store(root, "vgg-mel", n, (6, 19, 512), 0.9)},
-        _clip_table(n),
-    )
+    arrays = {"vgg-mel": _random_store(root, "vgg-mel", n, (6, 19, 512), 0.9)}
+    clips = _clip_table(n)
     folds = clips[["clip_id", "genre"]].assign(
         protocol="random", group=np.arange(n), fold=np.arange(n) % PAPER_FOLDS
     )
@@ -374,11 +350,8 @@ def measured(stage: str, root: Path, files: list[Path], sizes: tuple[int, ...]) 
     """Return (clips, seconds, peak memory in GB) at each size; a small first round is not timed."""
     make = STAGES[stage][0]
     make(STEP + 6, root / "warm", files)()
-    found = []
-    for n in sizes:
-        task = make(n, root / str(n), files)
-        found.append((n, seconds(task), _peak_memory()))
-    return found
+    tasks = ((n, make(n, root / str(n), files)) for n in sizes)
+    return [(n, seconds(task), _peak_memory()) for n, task in tasks]
 
 
 def _peak_memory() -> float:
@@ -397,20 +370,20 @@ def growth(bench: Bench) -> Iterator[Row]:
     spawn = multiprocessing.get_context("spawn")
     for stage, (_, sizes, target) in STAGES.items():
         with ProcessPoolExecutor(1, spawn) as pool:
-            found = pool.submit(measured, stage, bench.fresh(), bench.files, sizes).result()
-        yield from growth_rows(stage, found, target)
+            points = pool.submit(measured, stage, bench.fresh(), bench.files, sizes).result()
+        yield from growth_rows(stage, points, target)
 
 
-def growth_rows(stage: str, found: list[tuple], target: str) -> Iterator[Row]:
+def growth_rows(stage: str, points: list[tuple], target: str) -> Iterator[Row]:
     """Peak memory at the paper's number of clips, and the time a clip from 1,000 to 4,000."""
-    (small, _, low), (large, _, high) = found[-2:]
+    (small, _, low), (large, _, high) = points[-2:]
     slope = max(high - low, 0) / (large - small)
     peak = high + slope * max(paper.N_CLIPS - large, 0)
     detail = f"process and its workers; {high:.2f} GB at {large:,} clips"
     if large < paper.N_CLIPS:
         detail += f" and {1e6 * slope:.1f} kB more a clip, extrapolated to {paper.N_CLIPS:,}"
     yield Row(f"memory: {stage}", peak, "GB", math.nan, "ours < 4", detail)
-    times = {n: took for n, took, _ in found}
+    times = {n: took for n, took, _ in points}
     first, last = (times[n] / n for n in (SIZES[0], SIZES[-1]))
     detail = ", ".join(f"{n:,}: {times[n]:.2f} s" for n in SIZES)
     unit = "time per clip, 4,000 to 1,000 clips"
@@ -465,12 +438,7 @@ def repeated_run(folder: str) -> Row:
 def choose(name: str, data_dir: str, n: int) -> tuple[pd.DataFrame, Path]:
     """Take ``n`` usable clips, spread over genres and artists; UsageError where they are too few.
 
-    Returns
-    -------
-    clips : pd.DataFrame
-        With sha256 and the class number ``y``.
-    folder : Path
-        That the paths are relative to.
+    Returns the clip table with ``sha256`` and class number ``y``, and the folder of its paths.
     """
     jobs = workers(0)
     clips, _ = datasets.load_clips(name, data_dir or None, jobs=jobs)
@@ -501,21 +469,14 @@ def main(
 
     Parameters
     ----------
-    dataset, data_dir : str
-        What to measure with.
-    clips : int
-        How many of its clips.
+    dataset, data_dir, clips
+        Data set and how many of its clips; UsageError where these are too few.
     repeats : int
-        Timed rounds.
+        Timed rounds, at least 1.
     run : str
-        Folder of a run that was repeated with nothing changed.
+        Folder of a run that was repeated with nothing changed; empty: not measured.
     out : str
         Folder of the results; empty: ``figures/benchmark``.
-
-    Raises
-    ------
-    UsageError
-        Too few clips or rounds.
     """
     if repeats < 1:
         raise UsageError(f"--repeats must be 1 or more, not {repeats}")
