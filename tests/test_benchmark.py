@@ -118,7 +118,9 @@ def test_stages_measure_what_they_say(bench):
     assert 0 < float(same.target.split()[-1]) <= 0.5 / math.sqrt(8) + 1e-4
 
 
-@pytest.mark.parametrize("stage", ["comparing all pairs", "Table 1", "head, one fold and epoch"])
+@pytest.mark.parametrize(
+    "stage", ["comparing all pairs alone", "Table 1", "head, one fold and epoch"]
+)
 def test_synthetic_stages_run_at_each_size(stage, cache, tmp_path):
     found = benchmark.measured(stage, tmp_path, [], (40, 60))
     assert [n for n, *_ in found] == [40, 60]
@@ -131,6 +133,13 @@ def test_memory_is_extrapolated_and_growth_is_the_time_a_clip():
     assert memory.ours == pytest.approx(0.9 + 1500 * 0.4 / 2000)
     assert growth.ours == pytest.approx(1.25)
     assert growth.met == "no"
+    assert len([*benchmark.growth_rows("trunk", [(128, 9.0, 0.5), (384, 27.0, 0.6)], "")]) == 1
+
+
+def test_fingerprints_of_repeated_files_are_measured(sound, cache, tmp_path, monkeypatch):
+    monkeypatch.setenv("GENRE_UTILS_CACHE", str(tmp_path))  # given back after the test
+    found = benchmark.measured("duplicates by sound", tmp_path, [sound], (3,))
+    assert found[0][1] > 0
 
 
 def test_a_repeated_run_is_the_sum_of_its_notebooks(tmp_path):
