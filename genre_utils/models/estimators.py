@@ -92,16 +92,17 @@ class InnerFolds:
 
     Parameters
     ----------
-    n_splits, seed : int
-        Number of folds, and the order in which they are drawn.
+    n_folds, seed : int
+        Number of folds, and what they are drawn by. (An attribute ``n_splits`` would let
+        `CalibratedClassifierCV` refuse genres with fewer clips than folds.)
     """
 
-    n_splits: int = 3
+    n_folds: int = 3
     seed: int = 0
 
     def get_n_splits(self, X: object = None, y: object = None, groups: object = None) -> int:
         """Return the number of folds."""
-        return self.n_splits
+        return self.n_folds
 
     def split(
         self, X: np.ndarray, y: np.ndarray, groups: object = None
@@ -122,13 +123,13 @@ class InnerFolds:
         """
         group, y = X["group"], np.asarray(y)
         n_groups = len(np.unique(group))
-        if n_groups < self.n_splits:
+        if n_groups < self.n_folds:
             raise UsageError(
-                f"a training part has fewer than {self.n_splits} groups to choose parameters on; "
+                f"a training part has fewer than {self.n_folds} groups to choose parameters on; "
                 "use more folds or more clips"
             )
         kind = StratifiedGroupKFold if n_groups < len(y) else StratifiedKFold
-        splitter = kind(self.n_splits, shuffle=True, random_state=self.seed)
+        splitter = kind(self.n_folds, shuffle=True, random_state=self.seed)
         with warnings.catch_warnings():  # a genre with fewer groups than folds: see splits
             warnings.filterwarnings("ignore", message="The least populated class")
             folds = list(splitter.split(y, y, group if n_groups < len(y) else None))
