@@ -132,7 +132,15 @@ def test_a_changed_recipe_or_code_changes_the_key(small, tmp_path, fitted, monke
 def test_the_code_of_all_candidates_counts():
     parts = systems._code(systems.SYSTEMS["chosen"].make())
     names = {part.__name__ for part in parts}
-    assert {"Search", "InnerFolds", "pick", "weigh", "GaussianSVM", "FirstComponents"} == names
+    assert names == {
+        "Chosen",
+        "Search",
+        "InnerFolds",
+        "pick",
+        "weigh",
+        "GaussianSVM",
+        "FirstComponents",
+    }
 
 
 def test_no_test_clip_reaches_fit(small, tmp_path, fitted):

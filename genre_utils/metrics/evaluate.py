@@ -169,7 +169,8 @@ def reference_points(clips: pd.DataFrame, splits: pd.DataFrame) -> pd.DataFrame:
     tables = []
     for system in LABELS:
         for protocol, part in splits.groupby("protocol", sort=False):
-            table = part.merge(known, on="clip_id", validate="one_to_one").sort_values("clip_id")
+            table = part[["clip_id", "fold"]].merge(known, on="clip_id", validate="one_to_one")
+            table = table.sort_values("clip_id")
             answers = pd.concat(_answers(table, system, f) for f in sorted(table["fold"].unique()))
             named = table.assign(system=system, protocol=protocol, y_true=table["genre"])
             tables.append(named.assign(y_pred=answers.fillna(_most_frequent(table["genre"]))))

@@ -8,7 +8,6 @@ estimator, which takes rows as `estimators.structured` makes them. A new system 
 import json
 import pickle
 import time
-import zipfile
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -38,6 +37,7 @@ from threadpoolctl import threadpool_limits
 from genre_utils.extraction import vgg
 from genre_utils.models import svm
 from genre_utils.models.estimators import (
+    Chosen,
     FirstComponents,
     GaussianSVM,
     InnerFolds,
@@ -49,7 +49,7 @@ from genre_utils.models.estimators import (
     weigh,
 )
 from genre_utils.runtime import GenreUtilsError, UsageError, each
-from genre_utils.store import Rows, Store, code_digest, digest, write_atomic
+from genre_utils.store import Rows, Store, code_digest, digest, read_npz, write_atomic
 
 POOLED = tuple(f"pooled-mel/{block}" for block in vgg.POOLS)
 MUSICNN = ("musicnn/penultimate_mean", "musicnn/penultimate_std")
@@ -211,17 +211,8 @@ def _stacking(
     return StackingClassifier(bases, judge, cv=folds, stack_method="predict_proba")
 
 
-def _chosen(candidates: dict[str, Callable[..., Search]], **inner: int) -> Search:
-    """One grid search over different methods, each with its own parameters; of equals the first."""
-    searches = [make(**inner) for make in candidates.values()]
-    grids = [
-        {"candidate": [search.estimator]}
-        | {f"candidate__{name}": values for name, values in search.param_grid.items()}
-        for search in searches
-    ]
-    first = searches[0]
-    pipeline = Pipeline([("candidate", first.estimator)])
-    return Search(pipeline, grids, cv=first.cv, names=tuple(candidates))
+def _chosen(candidates: dict[str, Callable[..., Search]], **inner: int) -> Chosen:
+    return Chosen({name: make(**inner) for name, make in candidates.items()})
 
 
 _VGG = {
@@ -346,12 +337,12 @@ def cross_validate(
             key |= {"estimator": joblib.hash(estimator), "code": code_digest(*_code(estimator))}
             path = root / f"{name}-{digest(key)[:24]}.npz"
             plan.append((test, {"system": name, "protocol": protocol, "fold": int(i)}, path))
-            if _read(path) is None:
+            if read_npz(path) is None:
                 todo.append((estimator, stored, y, test, group, path))
     each(_fold, todo, jobs=jobs, desc=name, unit="fold")
     tables, histories, seconds = [], [], 0.0
     for test, place, path in plan:
-        result = _read(path)
+        result = read_npz(path)
         tables.append(_predictions(clips[test], result, sorted(set(y)), place))
         histories.append(_history(result, place))
         seconds += float(result["seconds"])
@@ -375,15 +366,6 @@ def _code(estimator: BaseEstimator) -> list[type | FunctionType]:
 
     Pickler(BytesIO()).dump(estimator)
     return [parts[name] for name in sorted(parts)]
-
-
-def _read(path: Path) -> dict[str, np.ndarray] | None:
-    """Return a finished fold; None where there is none, or it is damaged."""
-    try:
-        with np.load(path) as stored:
-            return dict(stored)
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
-        return None
 
 
 @threadpool_limits.wrap(limits=1)  # last bits must not depend on the number of threads
