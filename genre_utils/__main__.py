@@ -86,9 +86,9 @@ def download(name: str, data_dir: str, mirror: str) -> None:
     from genre_utils.data import datasets as known
 
     on_terminal()
-    dataset = known.get(name)
+    dataset, steps = known.get(name), known.download(name, Path(data_dir).expanduser(), mirror)
     print(f"{dataset.title}\n{dataset.citation}\nlicence: {dataset.licence}\nsize: {dataset.size}")
-    for line in known.download(name, Path(data_dir).expanduser(), mirror):
+    for line in steps:
         print(line, flush=True)
 
 
@@ -149,21 +149,6 @@ def predict(model: str, places: tuple[str, ...], form: str | None, jobs: int) ->
     on_terminal()
     refused = own_music.answer(model, places, form=form or "table", jobs=workers(jobs))
     sys.exit(int(refused > 0))
-
-
-@cli.command()
-@click.option("--dataset", default="demo", metavar="NAME", help="Data set (default: demo).")
-@DATA_DIR
-@click.option("--clips", default=72, metavar="N", help="Clips to measure with (default: 72).")
-@click.option("--repeats", default=2, metavar="N", help="Timed rounds (default: 2).")
-@click.option("--run", "folder", default="", metavar="RUN", help="Finished run to repeat.")
-@click.option("--out", default="", metavar="DIR", help="Results (default: figures/benchmark).")
-def benchmark(dataset: str, data_dir: str, clips: int, repeats: int, folder: str, out: str) -> None:
-    """Measure every stage on this machine, beside the usual librosa and Keras script."""
-    from genre_utils import benchmark as bench
-
-    on_terminal()
-    bench.main(dataset, data_dir, clips=clips, repeats=repeats, run=folder, out=out)
 
 
 def main(arguments: list[str] | None = None) -> int:

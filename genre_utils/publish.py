@@ -99,7 +99,12 @@ def publish(folder: Path, name: str) -> list[Path]:
         write_json(made / "run.json", _portable(run))
         if target.exists():
             target.rename(old)
-        made.rename(target)
+        try:
+            made.rename(target)
+        except BaseException:
+            if old.exists():
+                old.rename(target)
+            raise
     if name == "demo":
         for path in notebooks():
             executed = nbformat.read(run.folder / "notebooks" / path.name, as_version=4)

@@ -3,14 +3,15 @@
 import itertools
 import math
 
+import benchmark
 import joblib
+import naive
 import numpy as np
 import pandas as pd
 import pytest
 import soundfile
+from benchmark import Row
 
-from genre_utils import benchmark, naive
-from genre_utils.benchmark import Row
 from genre_utils.data import audio
 from genre_utils.extraction import features, vgg
 from genre_utils.runtime import GenreUtilsError, UsageError

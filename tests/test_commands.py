@@ -56,7 +56,6 @@ def test_the_table_names_every_set_with_its_licence(capsys):
         ["train", "--dataset", "demo", "--out", "x", "--system", "svm"],
         ["publish", "/no/such/run", "x"],
         ["sensitivity", "/no/such/run"],
-        ["benchmark", "--repeats", "0"],
     ],
 )
 def test_a_wrong_call_is_one_line_and_exit_2(words, cache, capsys, tmp_path, monkeypatch):
@@ -68,7 +67,7 @@ def test_a_wrong_call_is_one_line_and_exit_2(words, cache, capsys, tmp_path, mon
 
 
 def test_every_command_explains_itself(capsys):
-    commands = ("run", "publish", "sensitivity", "datasets", "train", "predict", "benchmark")
+    commands = ("run", "publish", "sensitivity", "datasets", "train", "predict")
     for command in commands:
         assert run(command, "--help") == 0
         assert command in capsys.readouterr().out

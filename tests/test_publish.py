@@ -81,14 +81,19 @@ def test_publishing_another_result_changes_readme_and_page(finished):
     assert "out" not in stored
 
 
-def test_a_publication_that_fails_leaves_what_was_there(finished, monkeypatch):
+@pytest.mark.parametrize("step", ["write_json", "rename"])
+def test_a_publication_that_fails_leaves_what_was_there(finished, monkeypatch, step):
     target = publish.FIGURES / "magnatune-mini"
     before = {path.name: path.read_bytes() for path in target.iterdir()}
+    rename = publish.Path.rename
 
-    def full(*_):
+    def full(source, *_):
+        if step == "rename" and source.name != "new":
+            return rename(source, *_)
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(publish, "write_json", full)
+    place = publish if step == "write_json" else publish.Path
+    monkeypatch.setattr(place, step, full)
     with pytest.raises(OSError, match="No space"):
         publish.publish(finished.folder, "magnatune-mini")
     assert {path.name: path.read_bytes() for path in target.iterdir()} == before
@@ -117,12 +122,18 @@ def test_a_readme_without_marks_is_refused(tmp_path):
         publish.renew(tmp_path / "README.md", publish.FIGURES)
 
 
-def test_normalising_twice_changes_nothing_and_drops_what_runs_differ_in():
+def test_normalising_drops_what_runs_and_jupyterlab_change():
+    """A notebook that was run again and saved in JupyterLab is the same after publishing."""
     path = ROOT / "notebooks" / "01_data.ipynb"
-    committed = path.read_text(encoding="utf-8")
-    notebook = nbformat.reads(committed, 4)
+    expected = nbformat.writes(publish.normalise(nbformat.read(path, 4)))
+    notebook = nbformat.read(path, 4)
     injected = nbformat.v4.new_code_cell("out = '/x'", metadata={"tags": ["injected-parameters"]})
     notebook.cells.insert(3, injected)
     notebook.metadata["papermill"] = {"duration": 3.2}
-    notebook.cells[1].metadata["execution"] = {"iopub.execute_input": "2026"}
-    assert nbformat.writes(publish.normalise(notebook)) + "\n" == committed
+    notebook.metadata["language_info"] = {"name": "python", "version": "3.13.1"}
+    for i, cell in enumerate(notebook.cells):
+        cell.id = f"a-random-id-{i}"
+        cell.metadata["execution"] = {"iopub.execute_input": "2026"}
+        if cell.cell_type == "code":
+            cell.execution_count = 20 + i
+    assert nbformat.writes(publish.normalise(notebook)) == expected

@@ -22,7 +22,7 @@ LAYERS = (
     {"models", "metrics"},
     {"plots"},
     {"own_music"},
-    {"run", "publish", "sensitivity", "benchmark", "naive"},
+    {"run", "publish", "sensitivity"},
     {"__main__"},
 )
 APART = {"models", "metrics"}  # neither imports the other

@@ -27,7 +27,6 @@ from genre_utils import paper
 from genre_utils.metrics import evaluate, intervals
 from genre_utils.metrics.evaluate import reference_points
 
-# ---- metrics.confused_pairs ----
 MIN_EXPECTED = 10
 COLUMNS = ["pair", "rate", "rank", "difference", "lo", "hi", "p_artist"]
 
@@ -102,7 +101,6 @@ def confused_pairs(
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-# ---- metrics.claims ----
 HOLDS, FAILS, UNDECIDED, UNTESTED = (
     "holds",
     "does not hold",

@@ -28,7 +28,6 @@ from genre_utils.metrics import intervals
 from genre_utils.metrics.evaluate import KEY
 from genre_utils.runtime import GenreUtilsError, UsageError
 
-# ---- metrics.calibration ----
 N_BINS = 15  # as in Guo et al.
 SMALLEST = 5e-7  # half of the last digit of predictions.csv, where 0 need not be 0
 BOUNDS = (0.05, 20.0)  # of T; it comes near the lower one when every answer is right
@@ -154,7 +153,6 @@ def _arrays(part: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     return part[_columns(part)].to_numpy(float), target
 
 
-# ---- metrics.coverage ----
 COVERAGES = tuple(np.arange(1, 101) / 100)
 PART = 256  # resamples at once: some 10 MB for 5,500 clips
 

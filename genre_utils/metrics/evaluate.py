@@ -19,11 +19,9 @@ from scipy.stats import binomtest
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score
 
 from genre_utils import paper
-from genre_utils.data import splits
-from genre_utils.data import splits as protocols
+from genre_utils.data.splits import groups
 from genre_utils.runtime import GenreUtilsError, UsageError
 
-# ---- metrics.evaluate ----
 F_AVERAGES = ("macro", "weighted")
 KEY = ["system", "protocol"]
 
@@ -136,7 +134,6 @@ def paper_figure3_metrics() -> dict[str, float]:
     }
 
 
-# ---- metrics.reference_points ----
 LABELS = paper.REFERENCE_POINTS
 
 
@@ -164,7 +161,7 @@ def reference_points(clips: pd.DataFrame, splits: pd.DataFrame) -> pd.DataFrame:
     """
     columns = {f"oracle-{level}": level for level in ("track", "album", "artist")}
     known = clips[["clip_id", "genre"]].assign(
-        **{name: protocols.groups(clips, level) for name, level in columns.items()}, majority=pd.NA
+        **{name: groups(clips, level) for name, level in columns.items()}, majority=pd.NA
     )
     tables = []
     for system in LABELS:
@@ -220,7 +217,6 @@ def against_artist_oracle(table1: pd.DataFrame) -> str:
     return f"{words}. Above it: {', '.join(above)}." if above else f"{words}."
 
 
-# ---- metrics.votes ----
 CNNS = tuple(paper.TABLE1)[:3]
 # Name -> what its mean probability is taken of (section 4; Bahuleyan 2018 for the last), label.
 COMBINATIONS = MappingProxyType(
@@ -253,7 +249,7 @@ def song_level(predictions: pd.DataFrame, clips: pd.DataFrame) -> pd.DataFrame:
         system, protocol, clip_id (of the earliest clip, which stands for the song), n_clips,
         y_true, y_pred; a track whose clips have two genres is a song of each.
     """
-    about = clips[["clip_id", "start_s"]].assign(song=splits.groups(clips, "track"))
+    about = clips[["clip_id", "start_s"]].assign(song=groups(clips, "track"))
     table = predictions.merge(about, on="clip_id", validate="many_to_one")
     if len(table) < len(predictions):
         raise GenreUtilsError("some clips of the predictions are not in the clip table")

@@ -1,32 +1,11 @@
-"""Table 1 with everything a reader needs beside a number: intervals, songs, reference points.
-
-The table of the systems beyond the paper: each beside the paper's best one, clip and song.
-
-What more artists to learn from would bring.
-
-A corpus cannot show what a larger one would give. But leaving training artists out shows what a
-smaller one gives, and how accuracy with new artists grows with the number of known ones.
-"""
-
-import sys
-from collections.abc import Callable, Sequence
-from itertools import product
-from typing import Any
+"""Tables of results: Table 1 with intervals, systems beyond the paper, the learning curve."""
 
 import numpy as np
 import pandas as pd
 
 from genre_utils import paper
-from genre_utils.data import splits as protocols
 from genre_utils.metrics import evaluate, intervals
-from genre_utils.metrics import evaluate as votes
-from genre_utils.models import systems
-from genre_utils.runtime import UsageError
-from genre_utils.store import Store
 
-tables = sys.modules[__name__]
-
-# ---- metrics.tables ----
 NAMES = paper.LABELS
 SONG = {
     "accuracy": "song_accuracy",
@@ -61,7 +40,7 @@ def table1(
     """
     how = {"f_average": f_average, "n_resamples": n_resamples, "seed": seed}
     table = _with_intervals(predictions, clips, how)
-    songs = _with_intervals(votes.song_level(predictions, clips).assign(fold=0), clips, how)
+    songs = _with_intervals(evaluate.song_level(predictions, clips).assign(fold=0), clips, how)
     songs = songs[[*evaluate.KEY, *SONG]].rename(columns=SONG)
     return table.merge(songs, on=evaluate.KEY, validate="one_to_one")
 
@@ -104,7 +83,6 @@ def interval(value: float, low: float, high: float) -> str:
     return f"{value:.2f} ({low:.2f}–{high:.2f})"
 
 
-# ---- metrics.beyond ----
 REFERENCE = next(iter(paper.TABLE1))  # cnn-mel
 LEADS = ["lead", "lead_lo", "lead_hi", "song_lead", "song_lead_lo", "song_lead_hi", "song_lead_p"]
 
@@ -133,19 +111,19 @@ def beyond_table(
     Returns
     -------
     pd.DataFrame
-        `tables.table1`'s columns without the paper's, then lead, lead_lo, lead_hi (difference of
+        `table1`'s columns without the paper's, then lead, lead_lo, lead_hi (difference of
         the accuracies of clips, 95 % by artists), song_lead, song_lead_lo, song_lead_hi (of
         songs), song_lead_p (two-sided, by artists, after Holm within the protocol); the leads of
         the reference itself are NaN.
     """
     how = {"n_resamples": n_resamples, "seed": seed}
-    table = tables.table1(predictions, clips, **how)
+    table = table1(predictions, clips, **how)
     table = table.drop(columns=["paper_accuracy", "paper_f_score"])
     leads = {}
     for (protocol, folds), tested in _tested_together(predictions).items():
         part = predictions[predictions["protocol"] == protocol]
         part = part[part["system"].isin([*tested, reference]) & part["fold"].isin(folds)]
-        levels = part, votes.song_level(part, clips)
+        levels = part, evaluate.song_level(part, clips)
         pairs = [(system, reference) for system in tested if system != reference]
         if pairs:
             both = [intervals.compare(each, clips, pairs, **how) for each in levels]
@@ -195,11 +173,11 @@ def beyond_markdown(
         cost = (seconds or {}).get(row.system)
         known = not np.isnan(row.song_lead)
         cells = [
-            tables.NAMES.get(row.system, row.system),
+            NAMES.get(row.system, row.system),
             row.protocol,
             str(row.n_folds),
-            tables.interval(row.accuracy, row.accuracy_lo, row.accuracy_hi),
-            tables.interval(row.song_accuracy, row.song_accuracy_lo, row.song_accuracy_hi),
+            interval(row.accuracy, row.accuracy_lo, row.accuracy_hi),
+            interval(row.song_accuracy, row.song_accuracy_lo, row.song_accuracy_hi),
             f"{row.song_f_score:.2f}",
             f"{row.song_lead:+.2f} ({row.song_lead_lo:+.2f} to {row.song_lead_hi:+.2f})"
             if known
@@ -210,101 +188,6 @@ def beyond_markdown(
         lines.append("| " + " | ".join(cells) + " |")
     lines += ["", "Time: training and testing of all its folds, both protocols, two cores."]
     return "\n".join(lines) + "\n"
-
-
-# ---- metrics.learning_curve ----
-AT_LEAST = 2  # artists a genre: choices are made on inner folds, between artists
-NEXT_SEED = 100  # cross-validation counts seeds up by fold
-
-
-def some_artists(
-    artist: np.ndarray, genre: np.ndarray, train: np.ndarray, train_size: float, seed: int = 0
-) -> np.ndarray:
-    """Choose a share of each genre's training artists, two at least.
-
-    Of one seed, the artists of a smaller share are among those of a larger one. An artist with
-    several genres counts for that of the first clip, and comes with all clips.
-
-    Parameters
-    ----------
-    artist, genre : np.ndarray [shape=(n,)]
-        Of each clip.
-    train : np.ndarray [shape=(n,), dtype=bool]
-        The clips that may be trained on.
-    train_size : float
-        More than 0, at most 1.
-
-    Returns
-    -------
-    np.ndarray [shape=(n,), dtype=bool]
-        The chosen artists' training clips.
-    """
-    shuffled = np.random.default_rng(seed).permutation(np.unique(artist))
-    known = pd.Series(genre[train], artist[train])
-    known = known[~known.index.duplicated()].reindex(shuffled).dropna()
-    size = known.groupby(known).transform("size")
-    place = known.groupby(known).cumcount()
-    kept = known.index[place < (train_size * size).round().clip(lower=AT_LEAST)]
-    return train & np.isin(artist, kept)
-
-
-def with_fewer_artists(
-    name: str,
-    arrays: Callable[[str], Store],
-    clips: pd.DataFrame,
-    splits: pd.DataFrame,
-    *,
-    settings: dict[str, Any],
-    train_sizes: Sequence[float],
-    draws: int = 1,
-    seed: int = 0,
-    **how: Any,  # noqa: ANN401
-) -> pd.DataFrame:
-    """Test every clip with training parts that lack artists.
-
-    Parameters
-    ----------
-    name, clips
-        See `systems.cross_validate`.
-    arrays : callable
-        See `systems.load_rows`.
-    splits : pd.DataFrame
-        Folds of the protocol ``artist``.
-    settings : dict
-        Keyword arguments of the estimator.
-    train_sizes : sequence of float
-        Shares of the training artists, see `some_artists`; 1 is the whole training part.
-    draws : int
-        How often: each time other artists, and other seeds of the estimator.
-    how
-        ``root`` and ``fresh`` of `systems.cross_validate`.
-
-    Returns
-    -------
-    pd.DataFrame
-        Rows of predictions.csv; with train_size, draw, n_artists (trained on in that fold).
-
-    Raises
-    ------
-    UsageError
-        No draw or no share is asked for; what is left is too little to make choices on.
-    """
-    if draws < 1 or not train_sizes:
-        raise UsageError(f"draws={draws}, train_sizes={train_sizes}: at least one of each")
-    artist, genre = protocols.groups(clips, "artist").to_numpy(), clips["genre"].to_numpy()
-    tables = []
-    for draw, train_size, (_, fold) in product(range(draws), train_sizes, splits.groupby("fold")):
-        test = clips["clip_id"].isin(fold["clip_id"]).to_numpy()
-        train = some_artists(artist, genre, ~test, train_size, seed + draw)
-        part = clips[train | test]
-        rows, key = systems.load_rows(name, arrays, list(part["sha256"]))
-        seeds = {s: settings[s] + NEXT_SEED * draw for s in ("seed", "inner_seed") if s in settings}
-        tested, _ = systems.cross_validate(
-            name, rows, part, fold, arrays_key=key, settings=settings | seeds, **how
-        )
-        known = {"train_size": train_size, "draw": draw, "n_artists": len(set(artist[train]))}
-        tables.append(tested.assign(**known))
-    return pd.concat(tables, ignore_index=True)
 
 
 def learning_curve(
@@ -359,7 +242,7 @@ def _accuracies(
     clusters, genres = intervals.artist_clusters(clips), sorted(set(table["y_true"]))
     single, drawn = [], []
     for _, part in table.groupby("train_size"):
-        songs = [votes.song_level(one, clips) for _, one in part.groupby("draw")]
+        songs = [evaluate.song_level(one, clips) for _, one in part.groupby("draw")]
         counts = np.array([intervals.confusion_counts(s, clusters, genres) for s in songs])
         single.append(intervals.scores(counts.sum(axis=1))[0])
         times = intervals.draw(counts.shape[1], n_resamples, seed)

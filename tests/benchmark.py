@@ -1,4 +1,7 @@
-"""How fast every stage is on this machine, beside the usual librosa and Keras script (`naive`)."""
+"""How fast every stage is on this machine, beside the usual librosa and Keras script (`naive`).
+
+``python tests/benchmark.py --help`` lists the options.
+"""
 
 import math
 import multiprocessing
@@ -15,21 +18,23 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 
+import click
 import joblib
+import naive
 import nbformat
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from sklearn.model_selection import StratifiedKFold
 
-from genre_utils import naive, paper
+from genre_utils import paper
 from genre_utils.data import datasets, splits
 from genre_utils.extraction import features, vgg
 from genre_utils.metrics import tables
 from genre_utils.models import cnn, systems
 from genre_utils.plots.clip_figures import GREEN, ORANGE, canvas, finish, save, styled
 from genre_utils.run import notebooks
-from genre_utils.runtime import GenreUtilsError, UsageError, workers
+from genre_utils.runtime import GenreUtilsError, UsageError, on_terminal, workers
 from genre_utils.store import ROOT, Run, Store, today, versions, write_json, write_text
 
 WORKERS = 2
@@ -580,3 +585,20 @@ def picture(rows: list[Row], machine: dict) -> Figure:
     ax.set_xlabel("times better than the target (left of it: missed)")
     ax.grid(visible=False, axis="y")
     return finish(fig, f"Benchmark: {_processor(machine)}", "")
+
+
+@click.command()
+@click.option("--dataset", default="demo", help="Data set (default: demo).")
+@click.option("--data-dir", default="", help="Where its files are.")
+@click.option("--clips", default=72, help="Clips to measure with (default: 72).")
+@click.option("--repeats", default=2, help="Timed rounds (default: 2).")
+@click.option("--run", default="", help="Folder of a run that was repeated: its times are read.")
+@click.option("--out", default="", help="Results (default: figures/benchmark).")
+def command(dataset: str, data_dir: str, clips: int, repeats: int, run: str, out: str) -> None:
+    """Measure every stage on this machine, beside the usual librosa and Keras script."""
+    on_terminal()
+    main(dataset, data_dir, clips=clips, repeats=repeats, run=run, out=out)
+
+
+if __name__ == "__main__":
+    command()
