@@ -4,12 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.special import softmax
-from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.linear_model import LogisticRegression
 
 from genre_utils.metrics import confidence as calibration
 from genre_utils.metrics import confidence as coverage
-from genre_utils.models import estimators as combine
 from genre_utils.runtime import GenreUtilsError, UsageError
 
 GENRES = ["Classical", "Jazz", "World"]
@@ -140,63 +137,6 @@ def test_systems_without_probabilities_are_left_out():
     curve = coverage.coverage_curve(both, clips, (0.5,), n_resamples=20)
     assert curve["system"].tolist() == ["cnn-mel"]
     assert coverage.coverage_curve(without, clips, n_resamples=20).empty
-
-
-class _Memory(ClassifierMixin, BaseEstimator):
-    """Sure of what it has met, and of nothing else: where it trained it looks perfect."""
-
-    seen = ()
-
-    def fit(self, X, y):
-        _Memory.seen = (*_Memory.seen, set(X[:, 0].astype(int)))
-        self.classes_, target = np.unique(y, return_inverse=True)
-        self.known_ = dict(zip(X[:, 0], target, strict=True))
-        return self
-
-    def predict_proba(self, X):
-        best = [self.known_.get(x, 0) for x in X[:, 0]]
-        return np.where(np.eye(len(self.classes_))[best] > 0, 0.98, 0.02 / 2)
-
-    def predict(self, X):
-        return self.classes_[self.predict_proba(X).argmax(axis=1)]
-
-
-def test_inner_answers_come_from_models_without_the_clip_and_its_artist():
-    rng = np.random.default_rng(0)
-    X, y = np.arange(90.0)[:, None], np.repeat(GENRES, 30)
-    artists = np.repeat(np.arange(30), 3)
-    _Memory.seen = ()
-    model = combine.TemperatureScaled(_Memory(), inner_folds=3)
-    model.fit(X, rng.permutation(y), artists)
-    # A memory is right by chance on what it has not met; in-sample answers would give T < 1.
-    assert model.temperature_ > 4
-    *inner, last = _Memory.seen
-    assert last == set(range(90)) and len(inner) == 3
-    for trained in inner:
-        held_out = set(range(90)) - trained
-        assert not {i // 3 for i in held_out} & {i // 3 for i in trained}
-    assert model.predict_proba(X).max() < 0.98
-    assert model.predict(X).tolist() == model.estimator_.predict(X).tolist()
-
-
-def test_the_wrapper_mends_an_over_confident_classifier():
-    rng = np.random.default_rng(1)
-    y = np.repeat(GENRES, 60)
-    X = rng.normal(0, 1, (180, 40)) + 0.6 * np.eye(3).repeat(60, axis=0) @ np.eye(3, 40)
-    new = rng.normal(0, 1, (180, 40)) + 0.6 * np.eye(3).repeat(60, axis=0) @ np.eye(3, 40)
-    raw = LogisticRegression(C=1e6, max_iter=5000).fit(X, y)
-    model = combine.TemperatureScaled(LogisticRegression(C=1e6, max_iter=5000)).fit(X, y)
-    assert model.classes_.tolist() == GENRES
-    target = np.repeat(range(3), 60)
-    loss = [-np.log(m.predict_proba(new)[range(180), target]).mean() for m in (raw, model)]
-    assert loss[1] < loss[0]
-    assert (model.predict(new) == raw.predict(new)).all()
-
-
-def test_too_few_groups_are_refused():
-    model = combine.TemperatureScaled(LogisticRegression(), inner_folds=4)
-    with pytest.raises(UsageError, match="fewer than"):
-        model.fit(np.eye(9), np.tile(GENRES, 3), np.repeat([1, 2, 3], 3))
 
 
 def _hand_made():

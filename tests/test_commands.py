@@ -9,7 +9,7 @@ import pytest
 import soundfile
 
 from genre_utils.__main__ import main
-from genre_utils.data import datasets, download
+from genre_utils.data import datasets
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def test_validate_says_what_is_wrong_and_leaves_with_1(music, capsys):
 
 
 def test_download_says_licence_and_size_before_anything_else(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(download, "download", lambda *_: iter(["first step"]))
+    monkeypatch.setattr(datasets, "download", lambda *_: iter(["first step"]))
     assert run("datasets", "download", "magnatagatune", "--data-dir", tmp_path) == 0
     lines = capsys.readouterr().out.splitlines()
     assert "CC BY-NC-SA" in lines[2]

@@ -3,16 +3,9 @@
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from genre_utils.data import splits
 from genre_utils.metrics import intervals
 from genre_utils.metrics import tables as curves
-from genre_utils.models import systems
-from genre_utils.models.estimators import RbfSVM
-from genre_utils.runtime import UsageError
-from genre_utils.store import Store
 
 GENRES = ["A", "B"]
 
@@ -32,108 +25,6 @@ def _clips(n_artists=16, n_clips=2):
             "sha256": [f"{i:064x}" for i in range(n)],
         }
     )
-
-
-@settings(max_examples=40, deadline=None)
-@given(st.data())
-def test_shares_of_the_training_artists(data):
-    n = data.draw(st.integers(4, 30))
-    clips = _clips(n, data.draw(st.integers(1, 3)))
-    clips["genre"] = data.draw(st.lists(st.sampled_from("AB"), min_size=n, max_size=n)) * (
-        len(clips) // n
-    )
-    train = np.array(data.draw(st.lists(st.booleans(), min_size=len(clips), max_size=len(clips))))
-    seed = data.draw(st.integers(0, 9))
-    of_clip = clips["artist"].to_numpy(), clips["genre"].to_numpy(), train
-    small, large = (curves.some_artists(*of_clip, size, seed) for size in (0.3, 0.7))
-    assert not (small & ~large).any() and not (large & ~train).any()
-    assert (curves.some_artists(*of_clip, 1.0, seed) == train).all()
-    artists = of_clip[0]
-    for kept, size in ((small, 0.3), (large, 0.7)):
-        assert (kept == (train & np.isin(artists, artists[kept]))).all()  # whole artists
-        first = clips[train].drop_duplicates("artist")
-        for _, part in first.groupby("genre"):
-            chosen = part["artist"].isin(artists[kept]).sum()
-            assert chosen == min(len(part), max(2, round(size * len(part))))
-
-
-def test_which_artists_is_a_matter_of_the_seed():
-    clips = _clips()
-    of_clip = clips["artist"].to_numpy(), clips["genre"].to_numpy(), np.ones(len(clips), bool)
-    drawn = [curves.some_artists(*of_clip, 0.5, seed) for seed in (0, 0, 1)]
-    assert (drawn[0] == drawn[1]).all() and (drawn[0] != drawn[2]).any()
-
-
-@pytest.fixture
-def stored(tmp_path):
-    """Clips, their artist folds, and vectors that tell the genres apart."""
-    clips = _clips()
-    folds = splits.make_splits(clips, ["artist"], n_folds=4, seed=0)
-    rows = np.random.default_rng(0).normal(size=(len(clips), 5))
-    rows[:, 0] += 4 * (clips["genre"] == "A")
-    store = Store(tmp_path, "handcrafted", {})
-    store.put(list(clips["sha256"]), rows)
-    return clips, folds, store
-
-
-def _answers(stored, tmp_path, **how):
-    clips, folds, store = stored
-    return curves.with_fewer_artists(
-        "handcrafted-svm",
-        {"handcrafted": store}.__getitem__,
-        clips,
-        folds,
-        settings={"inner_folds": 2, "inner_seed": 0},
-        root=tmp_path / "folds",
-        **how,
-    )
-
-
-def test_all_clips_are_tested_and_fewer_artists_trained_on(stored, tmp_path, monkeypatch):
-    trained, fit = [], RbfSVM.fit
-
-    def spy(self, X, y, groups=None):
-        trained.append(set(groups))
-        return fit(self, X, y, groups)
-
-    monkeypatch.setattr(RbfSVM, "fit", spy)
-    clips, folds, _ = stored
-    table = _answers(stored, tmp_path, train_sizes=(0.5, 1.0), draws=2)
-    of_fold = folds.merge(clips, on="clip_id").groupby("fold")["artist"].agg(set)
-    known = set(clips["artist"])
-    parts = list(table.groupby(["draw", "train_size", "fold"], sort=False))
-    for (_, part), artists in zip(parts, trained, strict=True):
-        tested = of_fold[part["fold"].iloc[0]]
-        assert not artists & tested
-        assert set(part["n_artists"]) == {len(artists)}
-        assert part["train_size"].iloc[0] == 0.5 or artists == known - tested
-        assert part["train_size"].iloc[0] == 1.0 or len(artists) <= len(known - tested) / 2 + 1
-    for _, part in table.groupby(["draw", "train_size"]):
-        assert sorted(part["clip_id"]) == sorted(clips["clip_id"])
-    assert len(trained) == 4 * 4
-
-
-def test_the_whole_training_part_is_that_of_cross_validation(stored, tmp_path):
-    clips, folds, store = stored
-    table = _answers(stored, tmp_path, train_sizes=(1.0,))
-    expected, _ = systems.cross_validate(
-        "handcrafted-svm",
-        store.load(list(clips["sha256"])),
-        clips,
-        folds,
-        arrays_key=store.folder.name,
-        settings={"inner_folds": 2, "inner_seed": 0},
-        root=tmp_path / "other",
-    )
-    columns = list(expected)
-    one, two = (each.sort_values("clip_id", ignore_index=True) for each in (table, expected))
-    pd.testing.assert_frame_equal(one[columns], two[columns])
-
-
-@pytest.mark.parametrize("how", [{"draws": 0, "train_sizes": (0.5,)}, {"train_sizes": ()}])
-def test_nothing_to_train_is_a_mistake(stored, tmp_path, how):
-    with pytest.raises(UsageError, match="at least one of each"):
-        _answers(stored, tmp_path, **how)
 
 
 def _known_curve(clips, right, draws=1):
@@ -187,18 +78,6 @@ def test_leads_are_over_the_first_system_on_the_same_songs():
         list(expected[["difference", "lo", "hi"]]), abs=1e-6
     )
     assert list(curve.loc["mine"].iloc[1][["lead", "lead_lo", "lead_hi"]]) == [0, 0, 0]
-
-
-def test_every_draw_has_seeds_of_its_own(stored, tmp_path, monkeypatch):
-    seeds, fit = [], RbfSVM.fit
-
-    def spy(self, X, y, groups=None):
-        seeds.append(self.inner_seed)
-        return fit(self, X, y, groups)
-
-    monkeypatch.setattr(RbfSVM, "fit", spy)
-    _answers(stored, tmp_path, train_sizes=(1.0,), draws=2)
-    assert seeds == [0] * 4 + [100] * 4
 
 
 def test_draws_are_averaged_and_equal_sizes_have_no_slope():

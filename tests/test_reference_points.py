@@ -5,7 +5,7 @@ import pytest
 from genre_utils.data import splits
 from genre_utils.metrics import evaluate
 from genre_utils.metrics import evaluate as reference_points
-from genre_utils.metrics.evaluate import LABELS
+from genre_utils.paper import REFERENCE_POINTS as LABELS
 
 
 def _clips(rows):

@@ -134,9 +134,6 @@ def paper_figure3_metrics() -> dict[str, float]:
     }
 
 
-LABELS = paper.REFERENCE_POINTS
-
-
 def reference_points(clips: pd.DataFrame, splits: pd.DataFrame) -> pd.DataFrame:
     """Answers of the majority rule and of the three oracles.
 
@@ -164,7 +161,7 @@ def reference_points(clips: pd.DataFrame, splits: pd.DataFrame) -> pd.DataFrame:
         **{name: groups(clips, level) for name, level in columns.items()}, majority=pd.NA
     )
     tables = []
-    for system in LABELS:
+    for system in paper.REFERENCE_POINTS:
         for protocol, part in splits.groupby("protocol", sort=False):
             table = part[["clip_id", "fold"]].merge(known, on="clip_id", validate="one_to_one")
             table = table.sort_values("clip_id")
@@ -204,7 +201,7 @@ def against_artist_oracle(table1: pd.DataFrame) -> str:
     if "oracle-artist" not in random:
         return ""
     bar = random["oracle-artist"]
-    heard = random.drop([name for name in LABELS if name in random])
+    heard = random.drop([name for name in paper.REFERENCE_POINTS if name in random])
     below = [f"{name} ({accuracy:.2f})" for name, accuracy in heard[heard <= bar].items()]
     above = [f"{name} ({accuracy:.2f})" for name, accuracy in heard[heard > bar].items()]
     start = f"Knowing the artist alone, without a note of music, scores {bar:.2f} under random"
