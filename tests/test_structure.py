@@ -56,15 +56,14 @@ def _name(path):
     return ".".join(path.relative_to(ROOT).with_suffix("").parts)
 
 
-@pytest.mark.xfail(strict=False, reason="the package is still being made smaller")
 def test_there_are_few_modules():
     assert len(MODULES) <= 32
 
 
-@pytest.mark.xfail(strict=False, reason="the package is still being made smaller")
 def test_there_are_few_lines():
+    """The goal is 8,500; the limit falls with the code and never rises."""
     texts = [path.read_text(encoding="utf-8") for path in PACKAGE.rglob("*.py")]
-    assert sum(len(text.splitlines()) for text in texts) <= 8500
+    assert sum(len(text.splitlines()) for text in texts) <= 10_250
 
 
 def test_readme_is_short():
@@ -79,10 +78,7 @@ def _against_the_layers(own, text):
 
 
 @pytest.mark.parametrize("path", MODULES, ids=_name)
-def test_imports_run_one_way(path, request):
-    if _name(path) == "genre_utils.metrics.tables":
-        reason = "still computes the learning curve, which needs models.systems"
-        request.applymarker(pytest.mark.xfail(strict=False, reason=reason))
+def test_imports_run_one_way(path):
     own = _name(path).split(".")[1]
     assert _against_the_layers(own, path.read_text(encoding="utf-8")) == []
 
@@ -129,7 +125,6 @@ def _ruff(*words):
     assert done.returncode == 0, done.stdout
 
 
-@pytest.mark.xfail(strict=False, reason="imports in the notebooks are to be sorted again")
 def test_ruff_has_nothing_to_say_of_the_notebooks():
     _ruff("check", "notebooks")
 
