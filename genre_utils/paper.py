@@ -25,7 +25,6 @@ GENRES = (
     "World",
 )
 N_CLIPS = 5500
-N_CLIPS_POSTER = 549 * 9
 
 # Section 2.1.
 AUDIO = MappingProxyType({"sr": 16000, "duration": 20.0})

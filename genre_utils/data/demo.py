@@ -345,7 +345,6 @@ def _note(
     return pretty_midi.Note(velocity, pitch, start, start + max(length * track.step_s, 0.05))
 
 
-LABEL = "demo corpus (synthesised)"
 CLIP_S = 29
 SLOT_S = 31  # each clip lies somewhere in its own stretch of the track
 ALBUMS = 2
