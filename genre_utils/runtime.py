@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import click
@@ -120,23 +120,26 @@ def each(
         Nothing answers there, it has no workers, or Dask is not installed; a worker was killed.
         Errors of the function come through as they are.
     """
-    here = 0 if scheduler else os.getpid()
-    work = (joblib.delayed(_task)(function, i, task, here) for i, task in enumerate(tasks))
+    done = _on_cluster(function, tasks, scheduler) if scheduler else _here(function, tasks, jobs)
     results: list = [None] * len(tasks)
+    for i, result in progress(done, desc, len(tasks), unit):
+        results[i] = result
+    return results
+
+
+def _here(function: Callable, tasks: Sequence[tuple], jobs: int) -> Iterator[tuple]:
+    work = (joblib.delayed(_task)(function, os.getpid(), i, task) for i, task in enumerate(tasks))
     try:
-        with _cluster(scheduler) if scheduler else _processes(jobs):
-            done = joblib.Parallel(return_as="generator_unordered")(work)
-            for i, result in progress(done, desc, len(tasks), unit):
-                results[i] = result
+        with joblib.parallel_config("loky", n_jobs=jobs, inner_max_num_threads=1):
+            yield from joblib.Parallel(return_as="generator_unordered")(work)
     except BrokenProcessPool:
         raise GenreUtilsError(
             "a worker process was killed, often for want of memory; the same command with a "
             "smaller --jobs goes on from what is stored"
         ) from None
-    return results
 
 
-def _task(function: Callable, number: int, task: tuple, parent: int) -> tuple:
+def _task(function: Callable, parent: int, number: int, task: tuple) -> tuple:
     if parent and os.getpid() != parent:
         _silence()
     with threadpool_limits(limits=1):  # last bits must not depend on the number of threads
@@ -149,14 +152,10 @@ def _silence() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
-def _processes(jobs: int) -> joblib.parallel_config:
-    return joblib.parallel_config("loky", n_jobs=jobs, inner_max_num_threads=1)
-
-
-@contextmanager
-def _cluster(scheduler: str) -> Iterator[None]:
+def _on_cluster(function: Callable, tasks: Sequence[tuple], scheduler: str) -> Iterator[tuple]:
+    # Not through joblib: its Dask backend waits for ever when a task ends its workers.
     try:
-        from distributed import Client, KilledWorker
+        from distributed import Client, KilledWorker, as_completed
         from distributed.comm import get_address_host_port
     except ImportError:
         raise GenreUtilsError(
@@ -178,8 +177,10 @@ def _cluster(scheduler: str) -> Iterator[None]:
     with client:
         try:
             client.wait_for_workers(1, PATIENCE)
-            with joblib.parallel_config("dask"):
-                yield
+            work = partial(_task, function, 0)
+            futures = client.map(work, range(len(tasks)), list(tasks), pure=False)
+            for _, result in as_completed(futures, with_results=True):
+                yield result
         except TimeoutError:
             raise GenreUtilsError(
                 f"the scheduler at {scheduler} has no workers; start some with "
