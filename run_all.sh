@@ -13,7 +13,7 @@ from importlib.util import find_spec
 names = """genre_utils librosa soxr soundfile numpy scipy keras tensorflow sklearn onnx pretty_midi
 midirenderer pandas matplotlib seaborn jupyterlab ipykernel ipywidgets papermill nbval nbformat
 yaml tqdm numba click platformdirs tabulate jinja2 joblib threadpoolctl pooch requests mutagen
-pytest h5py hypothesis statsmodels distributed ruff""".split()
+pytest h5py hypothesis distributed ruff""".split()
 sys.exit(not all(find_spec(name) for name in names))
 PY
 }

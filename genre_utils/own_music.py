@@ -329,7 +329,7 @@ def _estimate(tested: pd.DataFrame, used: pd.DataFrame) -> tuple[float, dict[str
     temperature = fit_temperature(proba, genres.get_indexer(tested["y_true"]))
     right = (tested["y_true"] == tested["y_pred"]).to_numpy()
     sure = apply_temperature(proba, temperature).max(axis=1) >= SURE
-    row = evaluate.table1(tested).merge(intervals.cluster_intervals(tested, used)).iloc[0]
+    row = evaluate.score_table(tested).merge(intervals.cluster_intervals(tested, used)).iloc[0]
     names = ("accuracy", "accuracy_lo", "accuracy_hi", "f_score", "n_artists", "n_folds")
     return temperature, {
         **{name: row[name].item() for name in names},

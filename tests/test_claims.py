@@ -1,10 +1,13 @@
+"""The rules for the paper's claims, on predictions made to bear them out or not."""
+
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from genre_utils import paper
 from genre_utils.metrics import claims, intervals
-from genre_utils.metrics import claims as confused_pairs
 from genre_utils.metrics.claims import FAILS, HOLDS, UNDECIDED, UNTESTED, Comparison
 
 QUICK = {"n_resamples": 600}
@@ -114,7 +117,8 @@ def test_each_protocol_is_judged_by_itself():
     both = pd.concat([_predictions(clips, PAPERS), equal])
     table = claims.claims_table(both, clips, "made up", **QUICK)
     assert table["claim"].tolist() == [1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 7, 7]
-    assert list(table.columns) == claims.CLAIMS_COLUMNS
+    columns = "claim text section dataset protocol measured figure low high verdict why"
+    assert list(table.columns) == columns.split()
     first = table[table["claim"] == 1].set_index("protocol")["verdict"]
     assert first.to_dict() == {"random": HOLDS, "artist": UNDECIDED}
     alone = _verdicts(equal, clips, "artist")
@@ -199,16 +203,16 @@ def test_verdicts_are_corrected_for_the_number_of_comparisons(monkeypatch):
 
 def test_pair_rates_by_hand():
     counts = np.array([[8, 1, 1], [3, 7, 0], [0, 0, 0]])
-    rates = confused_pairs.pair_rates(counts, [(0, 1), (0, 2), (1, 2)])
+    rates = claims.pair_rates(counts, [(0, 1), (0, 2), (1, 2)])
     assert rates == pytest.approx([4 / 20, 1 / 10, 0])
-    assert confused_pairs.pair_rates(counts[None], [(2, 2)]) == pytest.approx(np.zeros((1, 1)))
+    assert claims.pair_rates(counts[None], [(2, 2)]) == pytest.approx(np.zeros((1, 1)))
 
 
 def test_the_papers_own_matrix_ranks_its_pairs():
     answers = [np.repeat(paper.GENRES, row // 2) for row in paper.FIG3]
     clips = _clips(n_artists=50, n_clips=1)
     table = clips[["clip_id"]].assign(y_true=clips["genre"], y_pred=np.concatenate(answers))
-    found = confused_pairs.confused_pairs(table, clips, **QUICK).set_index("pair")
+    found = claims.confused_pairs(table, clips, **QUICK).set_index("pair")
     assert found["rate"].to_dict() == pytest.approx(
         {"Ambient/New Age": 0.04, "Classical/Jazz": 0.06, "Electro Rock/Electronica": 0.04}
     )
@@ -224,7 +228,7 @@ def test_without_a_difference_pairs_are_seldom_called_more_confused():
     p = []
     for seed in range(60):
         mel = _predictions(clips, {"cnn-mel": 0.4}, partner=0.0, seed=seed)
-        p += confused_pairs.confused_pairs(mel, clips, n_resamples=300)["p_artist"].tolist()
+        p += claims.confused_pairs(mel, clips, n_resamples=300)["p_artist"].tolist()
     assert len(p) == 180
     assert np.mean(np.array(p) < 0.05) < 0.11
 
@@ -237,7 +241,7 @@ def test_a_pair_without_an_error_is_not_called_rarer_when_hardly_any_was_due():
     for every in (1, 8):
         hit = mel["y_true"].isin(list(wrong)) & (mel.index % every == 0)
         answers = mel["y_true"].map(wrong).where(hit, mel["y_true"])
-        found = confused_pairs.confused_pairs(mel.assign(y_pred=answers), clips, **QUICK)
+        found = claims.confused_pairs(mel.assign(y_pred=answers), clips, **QUICK)
         assert (found["rate"] == 0).all()
         assert (found["hi"] < 0).all()
         p[every] = found["p_artist"].tolist()
@@ -257,9 +261,18 @@ def test_markdown_has_every_row_and_no_nan():
     clips = _clips(n_artists=3)
     table = claims.claims_table(_predictions(clips, PAPERS), clips, "made up", **QUICK)
     text = claims.claims_markdown(table, "Made-up clips", "synthesised")
-    rows = [line for line in text.splitlines() if line.startswith("| ")][1:]
-    assert len(rows) == len(table) == 13
-    assert all(line.count("|") == 7 for line in rows)
-    assert "nan" not in text
     assert "Made-up clips** (synthesised)" in text
-    assert "404 of 450: 0.90 (0.87 to 0.92) | **holds**" in text
+    heads, _, *rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in text.splitlines()
+        if line.startswith("|")
+    ]
+    assert heads == ["claim", "section", "protocol", "figure (95 % interval)", "verdict", "why"]
+    assert [re.match(r"\d", row[0]).group() for row in rows] == table["claim"].astype(str).tolist()
+    assert {len(row) for row in rows} == {6}
+    assert "nan" not in text
+    own = next(row for row in rows if row[2] == "the paper's own")
+    assert own[3].endswith("404 of 450: 0.90 (0.87 to 0.92)")
+    assert own[4] == "**holds**"
+    first = table.iloc[0]
+    assert rows[0][3].endswith(f"{first.figure:+.2f} ({first.low:+.2f} to {first.high:+.2f})")

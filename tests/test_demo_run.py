@@ -49,6 +49,6 @@ def test_a_random_split_flatters_every_system(tables):
 
 
 def test_table1_is_what_the_stored_predictions_say(run):
-    again = evaluate.table1(run.read("predictions"))
+    again = evaluate.score_table(run.read("predictions"))
     stored = run.read("table1")[list(again)]
     pd.testing.assert_frame_equal(again, stored, check_dtype=False)

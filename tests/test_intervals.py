@@ -1,11 +1,10 @@
-from math import comb
+"""Intervals and comparisons by artists: against scikit-learn, scipy, formulas and simulations."""
 
 import numpy as np
 import pandas as pd
 import pytest
 from scipy.stats import binomtest, bootstrap, multinomial, norm
 from sklearn.metrics import accuracy_score, f1_score
-from statsmodels.stats.contingency_tables import mcnemar
 
 from genre_utils.metrics import intervals
 from genre_utils.metrics.evaluate import wilson_interval
@@ -163,23 +162,10 @@ def test_no_difference_is_seldom_called_one_and_the_clip_test_calls_it_often():
         clips, predictions = _corpus(n_artists=30, n_clips=8, seed=seed)
         row = intervals.compare(predictions, clips, n_resamples=500).iloc[0]
         by_artist.append(row["p_artist"] < 0.05)
-        by_clip.append(row["p_mcnemar"] < 0.05)
+        only = int(row["only_first"]), int(row["only_second"])
+        by_clip.append(binomtest(only[0], sum(only)).pvalue < 0.05)  # McNemar's test
     assert np.mean(by_artist) <= 0.12
     assert np.mean(by_clip) >= 2 * np.mean(by_artist)
-
-
-@pytest.mark.parametrize(("b", "c"), [(0, 5), (3, 9), (7, 7), (25, 10), (1, 0)])
-def test_mcnemar_by_its_formula(b, c):
-    n, k = b + c, min(b, c)
-    by_hand = min(1, 2 * sum(comb(n, i) for i in range(k + 1)) / 2**n)
-    assert intervals.mcnemar(b, c) == pytest.approx(by_hand)
-    assert intervals.mcnemar(b, c) == pytest.approx(binomtest(b, n, 0.5).pvalue)
-    assert intervals.mcnemar(b, c) == pytest.approx(intervals.mcnemar(c, b))
-    assert intervals.mcnemar(b, c) == pytest.approx(mcnemar([[40, b], [c, 9]], exact=True).pvalue)
-
-
-def test_mcnemar_without_a_discordant_clip():
-    assert intervals.mcnemar(0, 0) == 1.0
 
 
 def test_holm_by_hand():
@@ -221,6 +207,7 @@ def test_comparison_by_hand():
     assert row["only_first"] == (right["one"] & ~right["two"]).sum() > 0
     assert row["only_second"] == (right["two"] & ~right["one"]).sum() > 0
     assert row["lo"] < row["difference"] < row["hi"]
+    assert not any("mcnemar" in name for name in row.index)  # its p would be too small
     assert row["p_artist_holm"] == row["p_artist"]  # one comparison
 
 
@@ -232,7 +219,7 @@ def test_a_system_against_itself_and_a_far_better_one():
     table = table.set_index(["first", "second"])
     same = table.loc[("one", "copy")]
     assert same[["difference", "lo", "hi"]].tolist() == [0, 0, 0]
-    assert same[["p_mcnemar", "p_artist"]].tolist() == [1, 1]
+    assert same["p_artist"] == 1
     better = table.loc[("one", "perfect")]
     assert better["hi"] < 0
     assert better["p_artist_holm"] == pytest.approx(better["p_artist"] * 6)

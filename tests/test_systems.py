@@ -288,7 +288,7 @@ def fair(tmp_path_factory):
 def test_the_fair_svm_tells_rings_apart_and_says_what_it_chose(fair):
     _, _, table, (predictions, chosen) = fair
     evaluate.check_predictions(predictions, table, ["svm-fair"])
-    assert (evaluate.table1(predictions)["accuracy"] > 0.5).all()
+    assert (evaluate.score_table(predictions)["accuracy"] > 0.5).all()
     assert list(chosen) == ["system", "protocol", "fold", "C", "gamma", "inner_accuracy"]
     assert len(chosen) == 8
     assert set(chosen["gamma"]) <= set(systems.FAIR_GAMMA)

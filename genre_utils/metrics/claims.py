@@ -1,6 +1,4 @@
-"""Which two genres are taken for each other, and whether more than others (section 3.2).
-
-The paper's seven claims, each judged by a stated rule from the stored predictions.
+"""The paper's seven claims, each judged by a stated rule from the stored predictions (section 3.2).
 
 Figures are differences of accuracies (or of confusion rates) with 95 % intervals from a bootstrap
 over artists. All comparisons made under one protocol are tested together, Holm's method at 5 %. A
@@ -24,27 +22,51 @@ import numpy as np
 import pandas as pd
 
 from genre_utils import paper
-from genre_utils.metrics import evaluate, intervals
-from genre_utils.metrics.evaluate import reference_points
+from genre_utils.metrics import evaluate, intervals, tables
+from genre_utils.metrics.evaluate import CNNS
 
-MIN_EXPECTED = 10
-COLUMNS = ["pair", "rate", "rank", "difference", "lo", "hi", "p_artist"]
+HOLDS, FAILS, UNTESTED = "holds", "does not hold", "not tested"
+UNDECIDED = "undecided: interval"
+PROTOCOLS = ("random", "artist")  # the paper's own, and the one that asks about new artists
+ALPHA = 0.05
+MIN_EXPECTED = 10  # wrong answers, below which a pair of genres is not called rarely confused
+MEL, MFCC, CHROMA, SVM = paper.TABLE1
+CLAIMS = {
+    1: ("CNN + mel-spectrogram is the best of the four systems", "3.2"),
+    2: ("Each CNN is significantly better than the SVM", "3.2"),
+    3: ("MFCC and chromagram are acceptable, behind the mel-spectrogram", "3.2"),
+    4: ("Classical/Jazz, Electro Rock/Electronica and New Age/Ambient are confused more", "3.2"),
+    5: ("CNN + mel-spectrogram has an accuracy of 0.90", "3.1, Table 1"),
+    6: ("Table 1 and Fig. 3 report the same experiment", "Table 1, Fig. 3"),
+    7: ("Combining features or methods may improve the result", "4"),
+}
+PAIR_COLUMNS = ["pair", "rate", "rank", "difference", "lo", "hi", "p_artist"]
+
+
+@dataclass
+class Comparison:
+    """One figure that should be above 0, with its 95 % interval; ``p`` is Holm's in the end."""
+
+    name: str
+    value: float
+    low: float
+    high: float
+    p: float
+
+    def __str__(self) -> str:
+        ends = f"{self.low:+.2f} to {self.high:+.2f}"
+        return f"{self.name}: {self.value:+.2f} ({ends}), p {self.p:.2g} after Holm"
+
+    def side(self) -> int:
+        """Return 1 or -1 when significantly above or below 0, otherwise 0."""
+        return int(np.sign(self.value)) if self.p <= ALPHA else 0
 
 
 def pair_rates(counts: np.ndarray, pairs: Sequence[tuple[int, int]]) -> np.ndarray:
-    """Share of the clips of two genres that got the other's name.
+    """Share of the clips of two genres that got the other's name, shape=(..., n_pairs).
 
-    Parameters
-    ----------
-    counts : np.ndarray [shape=(..., n_genres, n_genres)]
-        Confusion matrices; rows are true genres.
-    pairs : sequence of (int, int)
-        Rows of the two genres.
-
-    Returns
-    -------
-    np.ndarray [shape=(..., n_pairs)]
-        0 where neither genre has a clip.
+    ``counts`` are confusion matrices [..., n_genres, n_genres] with true genres in rows, ``pairs``
+    the rows of two genres each. The share is 0 where neither genre has a clip.
     """
     first, second = np.array(pairs).T
     swapped = counts[..., first, second] + counts[..., second, first]
@@ -83,75 +105,23 @@ def confused_pairs(
     known = {frozenset(pair) for pair in paper.CONFUSED_PAIRS}
     named = np.array([{genres[a], genres[b]} in known for a, b in places], dtype=bool)
     if not named.any() or named.all():
-        return pd.DataFrame(columns=COLUMNS)
+        return pd.DataFrame(columns=PAIR_COLUMNS)
     counts = intervals.confusion_counts(predictions, intervals.artist_clusters(clips), genres)
     rates = pair_rates(counts.sum(axis=0), places)
     drawn = intervals.draw(len(counts), n_resamples, seed)
     resampled = pair_rates(intervals.resample(counts, drawn), places)
-    rest, rests = rates[~named].mean(), resampled[:, ~named].mean(axis=1)
+    rest = rates[~named].mean()
+    excess = resampled - resampled[:, ~named].mean(axis=1, keepdims=True)
     of_genre = counts.sum(axis=(0, 2))
     rank = pd.Series(-rates).rank(method="min").astype(int)
     rows = []
     for i in np.flatnonzero(named):
-        excess = resampled[:, i] - rests
         pair, difference = "/".join(genres[place] for place in places[i]), float(rates[i] - rest)
         few = rest * of_genre[list(places[i])].sum() < MIN_EXPECTED
-        p = 1.0 if few and difference < 0 else intervals.bootstrap_p(excess)
-        rows.append((pair, rates[i], rank[i], difference, *intervals.percentile(excess), p))
-    return pd.DataFrame(rows, columns=COLUMNS)
-
-
-HOLDS, FAILS, UNDECIDED, UNTESTED = (
-    "holds",
-    "does not hold",
-    "undecided: interval",
-    "not tested",
-)
-PROTOCOLS = ("random", "artist")  # the paper's own, and the one that asks about new artists
-ALPHA = 0.05
-MEL, MFCC, CHROMA, SVM = paper.TABLE1
-CNNS = (MEL, MFCC, CHROMA)
-CLAIMS = {
-    1: ("CNN + mel-spectrogram is the best of the four systems", "3.2"),
-    2: ("Each CNN is significantly better than the SVM", "3.2"),
-    3: ("MFCC and chromagram are acceptable, behind the mel-spectrogram", "3.2"),
-    4: ("Classical/Jazz, Electro Rock/Electronica and New Age/Ambient are confused more", "3.2"),
-    5: ("CNN + mel-spectrogram has an accuracy of 0.90", "3.1, Table 1"),
-    6: ("Table 1 and Fig. 3 report the same experiment", "Table 1, Fig. 3"),
-    7: ("Combining features or methods may improve the result", "4"),
-}
-CLAIMS_COLUMNS = [
-    "claim",
-    "text",
-    "section",
-    "dataset",
-    "protocol",
-    "measured",
-    "figure",
-    "low",
-    "high",
-    "verdict",
-    "why",
-]
-
-
-@dataclass
-class Comparison:
-    """One figure that should be above 0, with its 95 % interval; ``p`` is Holm's in the end."""
-
-    name: str
-    value: float
-    low: float
-    high: float
-    p: float
-
-    def __str__(self) -> str:
-        ends = f"{self.low:+.2f} to {self.high:+.2f}"
-        return f"{self.name}: {self.value:+.2f} ({ends}), p {self.p:.2g} after Holm"
-
-    def side(self) -> int:
-        """Return 1 or -1 when significantly above or below 0, otherwise 0."""
-        return int(np.sign(self.value)) if self.p <= ALPHA else 0
+        p = 1.0 if few and difference < 0 else intervals.bootstrap_p(excess[:, i])
+        ends = intervals.percentile(excess[:, i])
+        rows.append((pair, rates[i], rank[i], difference, *ends, p))
+    return pd.DataFrame(rows, columns=PAIR_COLUMNS)
 
 
 def claims_table(
@@ -200,43 +170,37 @@ def claims_table(
         part = predictions[predictions["protocol"] == protocol]
         if part.empty:
             reason = f"no system was tested under the {protocol} protocol"
-            judged = {claim: _untested(reason) for claim in CLAIMS}
+            judged = {claim: _untested(reason) for claim in CLAIMS if claim != 6}
         else:
-            judged = _judged(_with_references(part, clips), clips, n_resamples, seed)
-        rows += [_row(i, dataset, protocol, judged[i]) for i in CLAIMS if i != 6]
+            judged = _judged(part, clips, {"n_resamples": n_resamples, "seed": seed})
+        rows += [_row(claim, dataset, protocol, result) for claim, result in judged.items()]
     rows.append(_row(6, "the paper", "random", _own_numbers()))
-    return pd.DataFrame(rows, columns=CLAIMS_COLUMNS).sort_values(
-        "claim", kind="stable", ignore_index=True
-    )
+    return pd.DataFrame(rows).sort_values("claim", kind="stable", ignore_index=True)
 
 
 def claims_markdown(table: pd.DataFrame, title: str, note: str = "") -> str:
     """Write the table of `claims_table` for people, in Markdown."""
-    lines = [
-        f"**The paper's claims on {title}**" + (f" ({note})" if note and note != title else ""),
-        "",
-        "| claim | section | protocol | figure (95 % interval) | verdict | why |",
-        "|---|---|---|---|---|---|",
-    ]
+    figures = []
     for row in table.itertuples():
-        sign = "" if row.claim in (5, 6) else "+"
+        sign = "" if row.claim in (5, 6) else "+"  # the others are differences
         figure, low, high = (f"{x:{sign}.2f}" for x in (row.figure, row.low, row.high))
-        cells = (
-            f"{row.claim}. {row.text}",
-            row.section,
-            row.protocol if row.dataset != "the paper" else "the paper's own",
-            f"{row.measured}: {figure} ({low} to {high})" if row.measured else "",
-            f"**{row.verdict}**",
-            row.why,
-        )
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+        figures.append(f"{row.measured}: {figure} ({low} to {high})" if row.measured else "")
+    own = table["dataset"] == "the paper"
+    columns = {
+        "claim": table["claim"].astype(str) + ". " + table["text"],
+        "section": table["section"],
+        "protocol": table["protocol"].mask(own, "the paper's own"),
+        "figure (95 % interval)": figures,
+        "verdict": "**" + table["verdict"] + "**",
+        "why": table["why"],
+    }
+    return tables.page(pd.DataFrame(columns), "The paper's claims", title, note)
 
 
-def _row(claim: int, dataset: str, protocol: str, judged: dict) -> dict:
+def _row(claim: int, dataset: str, protocol: str, result: dict) -> dict:
     text, section = CLAIMS[claim]
-    where = {"claim": claim, "text": text, "section": section}
-    return {**where, "dataset": dataset, "protocol": protocol, **judged}
+    place = {"claim": claim, "text": text, "section": section}
+    return {**place, "dataset": dataset, "protocol": protocol, **result}
 
 
 def _result(measured: str, figures: Sequence[float], verdict: str, why: str) -> dict:
@@ -248,40 +212,35 @@ def _untested(why: str) -> dict:
     return _result("", (np.nan,) * 3, UNTESTED, why)
 
 
-def _with_references(part: pd.DataFrame, clips: pd.DataFrame) -> pd.DataFrame:
-    folds = part[["protocol", "clip_id", "fold"]].drop_duplicates()
-    known = reference_points(clips, folds)
-    return pd.concat([part, known[~known["system"].isin(part["system"])]], ignore_index=True)
-
-
-def _judged(part: pd.DataFrame, clips: pd.DataFrame, n_resamples: int, seed: int) -> dict:
+def _judged(part: pd.DataFrame, clips: pd.DataFrame, bootstrap: dict) -> dict[int, dict]:
     """Verdicts on all claims but the sixth, from one protocol's rows."""
-    how = {"n_resamples": n_resamples, "seed": seed}
+    folds = part[["protocol", "clip_id", "fold"]].drop_duplicates()
+    references = evaluate.reference_points(clips, folds)
+    missing = ~references["system"].isin(part["system"])
+    part = pd.concat([part, references[missing]], ignore_index=True)
     wanted = _pairs_of_systems(part)
-    asked = list(dict.fromkeys(pair for pairs in wanted.values() for pair in pairs))
+    pairs = list(dict.fromkeys(pair for of_claim in wanted.values() for pair in of_claim))
     leads = {
         (row.first, row.second): Comparison(
             f"{row.first} over {row.second}", row.difference, row.lo, row.hi, row.p_artist
         )
-        for row in intervals.compare(part, clips, asked, **how).itertuples()
+        for row in intervals.compare(part, clips, pairs, **bootstrap).itertuples()
     }
-    confused, words = _confusions(part, clips, how)
+    confused, words = _confusions(part, clips, bootstrap)
     family = [*leads.values(), *confused]
     for comparison, p in zip(family, intervals.holm([c.p for c in family]), strict=True):
         comparison.p = float(p)
-    judged = {5: _accuracy(part, clips, how)}
-    for claim, pairs in wanted.items():
-        missing = sorted({name for pair in pairs for name in pair} - set(part["system"]))
-        compared = [leads[pair] for pair in pairs if pair in leads]
-        judged[claim] = (
-            _untested(f"no predictions of {', '.join(missing)}")
-            if missing or not pairs
-            else _verdict(compared, some=claim == 7)
-        )
+    judged = {}
+    for claim, of_claim in wanted.items():
+        absent = {name for pair in of_claim for name in pair} - set(part["system"])
+        if not of_claim:  # claim 7
+            judged[claim] = _untested("future work in the paper; no combined system was run")
+        elif absent:
+            judged[claim] = _untested(f"no predictions of {', '.join(sorted(absent))}")
+        else:
+            judged[claim] = _verdict([leads[pair] for pair in of_claim], some=claim == 7)
     judged[4] = _verdict(confused, words) if confused else _untested(words)
-    if not wanted[7]:
-        judged[7] = _untested("future work in the paper; no combined system was run")
-    return judged
+    return judged | {5: _accuracy(part, clips, bootstrap)}
 
 
 def _pairs_of_systems(part: pd.DataFrame) -> dict[int, list[tuple[str, str]]]:
@@ -299,32 +258,32 @@ def _pairs_of_systems(part: pd.DataFrame) -> dict[int, list[tuple[str, str]]]:
 
 def _verdict(compared: list[Comparison], words: str = "", *, some: bool = False) -> dict:
     """Apply the module's rule; ``some``: one significant comparison is enough to hold."""
-    sides = [comparison.side() for comparison in compared]
-    for_it, against = (any, all) if some else (all, any)
-    if for_it(side > 0 for side in sides):
-        verdict, named = HOLDS, [c for c in compared if c.side() > 0]
-    elif against(side < 0 for side in sides):
-        verdict, named = FAILS, [c for c in compared if c.side() < 0]
+    sides = np.array([comparison.side() for comparison in compared])
+    if (sides > 0).any() if some else (sides > 0).all():
+        verdict, side = HOLDS, 1
+    elif (sides < 0).all() if some else (sides < 0).any():
+        verdict, side = FAILS, -1
     else:
-        verdict, named = UNDECIDED, [c for c in compared if c.side() == 0]
-    pick = max if some else min
-    shown = pick(compared, key=lambda c: c.value)
-    why = "; ".join(map(str, named))
+        verdict, side = UNDECIDED, 0
+    why = "; ".join(str(c) for c in compared if c.side() == side)
     if verdict == HOLDS and not some:
         largest = max(comparison.p for comparison in compared)
         why = f"all {len(compared)} comparisons above 0, largest p {largest:.2g} after Holm"
     why += f". {words}" if words else ""
+    shown = (max if some else min)(compared, key=lambda comparison: comparison.value)
     return _result(shown.name, (shown.value, shown.low, shown.high), verdict, why)
 
 
-def _confusions(part: pd.DataFrame, clips: pd.DataFrame, how: dict) -> tuple[list[Comparison], str]:
+def _confusions(
+    part: pd.DataFrame, clips: pd.DataFrame, bootstrap: dict
+) -> tuple[list[Comparison], str]:
     """Compare claim 4's pairs, and say in words how they rank and which are absent."""
     mel = part[part["system"] == MEL]
     if mel.empty:
         return [], f"no predictions of {MEL}"
     genres = sorted(mel["y_true"].unique())
     absent = ["/".join(pair) for pair in paper.CONFUSED_PAIRS if not set(pair) <= set(genres)]
-    table = confused_pairs(mel, clips, **how)
+    table = confused_pairs(mel, clips, **bootstrap)
     ranks = ", ".join(f"{row.pair} {row.rank}" for row in table.itertuples())
     words = [f"Ranks among {comb(len(genres), 2)} pairs: {ranks}"] if ranks else []
     words += [f"Not in this data set: {', '.join(absent)}"] if absent else []
@@ -335,14 +294,14 @@ def _confusions(part: pd.DataFrame, clips: pd.DataFrame, how: dict) -> tuple[lis
     return compared, ". ".join(words) or "no other pair of genres to compare with"
 
 
-def _accuracy(part: pd.DataFrame, clips: pd.DataFrame, how: dict) -> dict:
+def _accuracy(part: pd.DataFrame, clips: pd.DataFrame, bootstrap: dict) -> dict:
     """Judge claim 5; under the paper's protocol with what the artist oracle scores."""
     mel = part[part["system"] == MEL]
     if mel.empty:
         return _untested(f"no predictions of {MEL}")
     right = (part["y_true"] == part["y_pred"]).groupby(part["system"]).mean()
-    found = intervals.cluster_intervals(mel, clips, **how).iloc[0]
-    low, high = found["accuracy_lo"], found["accuracy_hi"]
+    ends = intervals.cluster_intervals(mel, clips, **bootstrap).iloc[0]
+    low, high = ends["accuracy_lo"], ends["accuracy_hi"]
     bar = evaluate.wilson_interval(*_paper_counts())[0]
     verdict = HOLDS if low >= bar else FAILS if high < bar else UNDECIDED
     place = {HOLDS: "lies at or above", FAILS: "lies below", UNDECIDED: "reaches both sides of"}
@@ -361,8 +320,8 @@ def _paper_counts() -> tuple[int, int]:
 def _own_numbers() -> dict:
     """Judge claim 6."""
     right, tested = _paper_counts()
-    found = evaluate.paper_figure3_metrics()
-    ours = (found["accuracy"], found["F-score"])
+    scores = evaluate.paper_figure3_metrics()
+    ours = (scores["accuracy"], scores["F-score"])
     agree = tuple(round(x, 2) for x in ours) == paper.TABLE1[MEL]
     why = "Fig. 3 gives accuracy {:.3f} and F-score {:.3f}, Table 1 says {:.2f} and {:.2f}"
     interval = evaluate.wilson_interval(right, tested)

@@ -1,22 +1,18 @@
-"""Do the probabilities mean what they say, and what is gained when a system may stay silent.
+"""Do probabilities mean what they say, and what does a system gain when it may not answer.
 
 A network trained to the end is too sure of itself: of its answers at 0.99 fewer than 99 % are
 right. Temperature scaling (Guo et al., ICML 2017) mends that with one number T: the logarithms of
-the probabilities are divided by T before the softmax. The order of a clip's genres stays, so the
-answers, and the accuracy, do too.
+the probabilities are divided by T before the softmax. The order of a clip's genres, and so the
+accuracy, stays.
+
+A system may answer only the clips that it is surest of. The curve shows its accuracy over the share
+of clips answered (El-Yaniv & Wiener, JMLR 11, 2010). Confidence is the probability of the answer.
 
 ``proba`` is [n, n_classes], ``target`` the number of each clip's class. Tables are rows of
 predictions.csv; systems without probabilities take no part.
-
-How accurate a system is when it may say "don't know" to the clips that it is least sure of.
-
-The curve of accuracy over coverage, the share of clips answered (El-Yaniv & Wiener, JMLR 11,
-2010). Confidence is the probability of the answer; a temperature hardly changes the curve, which
-asks for the order of the clips alone. Intervals come from a bootstrap over artists, in which every
-resample chooses its own threshold for the coverage asked for.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -25,12 +21,14 @@ from scipy.special import log_softmax, softmax
 from sklearn.metrics import brier_score_loss, log_loss
 
 from genre_utils.metrics import intervals
-from genre_utils.metrics.evaluate import KEY
+from genre_utils.metrics.evaluate import KEY, probability_columns
 from genre_utils.runtime import GenreUtilsError, UsageError
 
 N_BINS = 15  # as in Guo et al.
 SMALLEST = 5e-7  # half of the last digit of predictions.csv, where 0 need not be 0
 BOUNDS = (0.05, 20.0)  # of T; it comes near the lower one when every answer is right
+COVERAGES = tuple(np.arange(1, 101) / 100)
+PART = 256  # resamples at once: some 10 MB for 5,500 clips
 
 
 def fit_temperature(proba: np.ndarray, target: np.ndarray) -> float:
@@ -43,8 +41,7 @@ def fit_temperature(proba: np.ndarray, target: np.ndarray) -> float:
     def loss(log_t: float) -> float:  # convex in 1 / T, so its only dip is the lowest
         return -log_softmax(log_proba / np.exp(log_t), axis=1)[rows, target].mean()
 
-    found = minimize_scalar(loss, bounds=np.log(BOUNDS), method="bounded")
-    return float(np.exp(found.x))
+    return float(np.exp(minimize_scalar(loss, bounds=np.log(BOUNDS), method="bounded").x))
 
 
 def apply_temperature(proba: np.ndarray, temperature: float) -> np.ndarray:
@@ -93,9 +90,8 @@ def expected_calibration_error(table: pd.DataFrame) -> float:
     return float((gap * table["n"]).sum() / table["n"].sum())
 
 
-def with_probabilities(predictions: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows that have probabilities."""
-    columns = _columns(predictions)
+def _with_probabilities(predictions: pd.DataFrame) -> pd.DataFrame:
+    columns = probability_columns(predictions)
     return predictions.dropna(subset=columns) if columns else predictions.iloc[:0]
 
 
@@ -110,17 +106,20 @@ def calibration_table(predictions: pd.DataFrame) -> pd.DataFrame:
         0..2), log_loss (natural logarithm).
     """
     rows = []
-    for (system, protocol), part in with_probabilities(predictions).groupby(KEY, sort=False):
-        proba, target = _arrays(part)
+    for (system, protocol), part in _with_probabilities(predictions).groupby(KEY, sort=False):
+        columns = probability_columns(part)
+        proba, labels = part[columns].to_numpy(float), range(len(columns))
+        target = pd.Index(columns).get_indexer("p_" + part["y_true"])
+        if (target < 0).any():
+            raise GenreUtilsError(f"no probabilities of {part.loc[target < 0, 'y_true'].iloc[0]!r}")
         confidence, right = confidences(part)
-        kinds = (reliability(confidence, right, adaptive=adaptive) for adaptive in (False, True))
-        labels = range(proba.shape[1])
+        bins = [reliability(confidence, right, adaptive=adaptive) for adaptive in (False, True)]
         even = np.maximum(proba, SMALLEST)
         even /= even.sum(axis=1, keepdims=True)
         figures = (
             right.mean(),
             confidence.mean(),
-            *(expected_calibration_error(kind) for kind in kinds),
+            *(expected_calibration_error(table) for table in bins),
             brier_score_loss(target, even, labels=labels, scale_by_half=False),
             log_loss(target, even, labels=labels),
         )
@@ -131,30 +130,10 @@ def calibration_table(predictions: pd.DataFrame) -> pd.DataFrame:
 
 def confidences(predictions: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     """Probability of each answer, and whether it is right (bool), each shape=(n,)."""
-    proba, _ = _arrays(predictions)
-    right = predictions["y_true"] == predictions["y_pred"]
-    answer = pd.Index(_genres(predictions)).get_indexer(predictions["y_pred"])
-    return proba[np.arange(len(proba)), answer], right.to_numpy()
-
-
-def _columns(table: pd.DataFrame) -> list[str]:
-    return [column for column in table if column.startswith("p_")]
-
-
-def _genres(table: pd.DataFrame) -> list[str]:
-    return [column.removeprefix("p_") for column in _columns(table)]
-
-
-def _arrays(part: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities and class numbers of rows that have them."""
-    target = pd.Index(_genres(part)).get_indexer(part["y_true"])
-    if (target < 0).any():
-        raise GenreUtilsError(f"no probabilities of {part['y_true'].iloc[(target < 0).argmax()]!r}")
-    return part[_columns(part)].to_numpy(float), target
-
-
-COVERAGES = tuple(np.arange(1, 101) / 100)
-PART = 256  # resamples at once: some 10 MB for 5,500 clips
+    columns = probability_columns(predictions)
+    answer = pd.Index(columns).get_indexer("p_" + predictions["y_pred"])
+    proba = predictions[columns].to_numpy(float)[np.arange(len(predictions)), answer]
+    return proba, (predictions["y_true"] == predictions["y_pred"]).to_numpy()
 
 
 def coverage_curve(
@@ -165,7 +144,9 @@ def coverage_curve(
     n_resamples: int = intervals.N_RESAMPLES,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Accuracy on the most confident clips.
+    """Accuracy on the most confident clips, with intervals by artists.
+
+    Every resample of the artists chooses its own threshold for the coverage asked for.
 
     Parameters
     ----------
@@ -185,51 +166,34 @@ def coverage_curve(
     """
     if not all(0 < share <= 1 for share in coverages):
         raise UsageError("coverages are shares of the clips: over 0, up to 1")
-    tables = []
-    for where, confidence, right, resamples in _systems(predictions, clips, n_resamples, seed):
+    clusters, tables = intervals.artist_clusters(clips), []
+    for (system, protocol), part in _with_probabilities(predictions).groupby(KEY, sort=False):
+        confidence, right = confidences(part)
+        order = np.argsort(-confidence, kind="stable")
+        confidence, right = confidence[order], right[order]
+        cluster = intervals.cluster_numbers(part, clusters)[order]
         last = _thresholds(confidence)
         answered = last + 1.0
         places = _places(answered, coverages)
         accuracy = np.cumsum(right)[last][places] / answered[places]
-        drawn = np.vstack([_accuracies(confidence, right, w, coverages) for w in resamples])
-        ends = [
-            intervals.percentile(column, estimate=found)
-            for column, found in zip(drawn.T, accuracy, strict=True)
-        ]
-        low, high = np.array(ends).T
+        drawn = intervals.draw(cluster.max() + 1, n_resamples, seed)
+        parts = (drawn[i : i + PART, cluster] for i in range(0, n_resamples, PART))
+        resampled = np.vstack([_accuracies(confidence, right, w, coverages) for w in parts])
+        pairs = zip(resampled.T, accuracy, strict=True)
+        ends = np.array([intervals.percentile(values, estimate=e) for values, e in pairs])
         columns = {
+            "system": system,
+            "protocol": protocol,
             "coverage": coverages,
             "answered": answered[places] / answered[-1],
             "threshold": confidence[last][places],
             "accuracy": accuracy,
-            "accuracy_lo": low,
-            "accuracy_hi": high,
+            "accuracy_lo": ends[:, 0],
+            "accuracy_hi": ends[:, 1],
         }
-        table = pd.DataFrame(columns).round(6)
-        tables.append(pd.DataFrame(where, index=table.index).join(table))
+        tables.append(pd.DataFrame(columns).round(6))
     names = [*KEY, "coverage", "answered", "threshold", "accuracy", "accuracy_lo", "accuracy_hi"]
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=names)
-
-
-def _systems(
-    predictions: pd.DataFrame, clips: pd.DataFrame, n_resamples: int, seed: int
-) -> Iterator[tuple[dict[str, str], np.ndarray, np.ndarray, Iterator[np.ndarray]]]:
-    """Each system and protocol: its clips, the most confident first, and the resamples' weights.
-
-    Weights come in parts [<= `PART`, n_clips]: how often each clip is in each resample.
-    """
-    clusters = intervals.artist_clusters(clips)
-    for where, part in with_probabilities(predictions).groupby(KEY, sort=False):
-        of_clip = part["clip_id"].map(clusters)
-        if of_clip.isna().any():
-            lost = part.loc[of_clip.isna(), "clip_id"].iloc[0]
-            raise GenreUtilsError(f"clip {lost!r} of the predictions is not in the clip table")
-        confidence, right = confidences(part)
-        order = np.argsort(-confidence, kind="stable")
-        names, cluster = np.unique(of_clip.to_numpy(dtype=str)[order], return_inverse=True)
-        drawn = intervals.draw(len(names), n_resamples, seed)
-        parts = (drawn[i : i + PART, cluster] for i in range(0, n_resamples, PART))
-        yield dict(zip(KEY, where, strict=True)), confidence[order], right[order], parts
 
 
 def _accuracies(

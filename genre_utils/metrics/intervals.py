@@ -2,37 +2,49 @@
 
 Clips of one artist resemble each other, so that 500 clips of 50 artists say less than 500 clips
 of 500. The bootstrap here draws artists, with all their clips (Field & Welsh, J. R. Statist. Soc.
-B 69, 2007, "cluster bootstrap"); McNemar's test is there too, but takes clips as independent.
+B 69, 2007, "cluster bootstrap"). All resamples come from confusion matrices, one of each artist.
 """
 
 from collections.abc import Sequence
 from functools import lru_cache
-from itertools import combinations
+from itertools import combinations, permutations
 
 import numpy as np
 import pandas as pd
-from scipy.stats import binomtest, norm
+from scipy.stats import norm
 
-from genre_utils.data import splits
-from genre_utils.metrics.evaluate import F_AVERAGES, KEY
-from genre_utils.runtime import GenreUtilsError, UsageError
+from genre_utils.data.splits import groups
+from genre_utils.metrics.evaluate import KEY, check_average
+from genre_utils.runtime import GenreUtilsError
 
 N_RESAMPLES = 5000
 
 
 def artist_clusters(clips: pd.DataFrame) -> pd.Series:
     """Name of the artist that each clip counts for, indexed by clip_id; see `splits.groups`."""
-    return splits.groups(clips, "artist").set_axis(clips["clip_id"])
+    return groups(clips, "artist").set_axis(clips["clip_id"])
+
+
+def cluster_numbers(predictions: pd.DataFrame, clusters: pd.Series) -> np.ndarray:
+    """Return the number of each row's cluster, counted alphabetically from 0, shape=(n,).
+
+    Raises
+    ------
+    GenreUtilsError
+        A clip is not in ``clusters``.
+    """
+    names = predictions["clip_id"].map(clusters)
+    if names.isna().any():
+        lost = predictions.loc[names.isna(), "clip_id"].iloc[0]
+        raise GenreUtilsError(f"clip {lost!r} of the predictions is not in the clip table")
+    return np.unique(names.to_numpy(dtype=str), return_inverse=True)[1]
 
 
 @lru_cache(4)
 def draw(n_clusters: int, n_resamples: int = N_RESAMPLES, seed: int = 0) -> np.ndarray:
-    """How often each cluster is drawn, with replacement, in each resample.
+    """How often each cluster is drawn, with replacement: shape=(n_resamples, n_clusters), float64.
 
-    Returns
-    -------
-    np.ndarray [shape=(n_resamples, n_clusters), dtype=float64]
-        Every row sums to ``n_clusters``. Read-only: the same array is returned again.
+    Every row sums to ``n_clusters``. Read-only: the same array is returned again.
     """
     rng = np.random.default_rng(seed)
     even = np.full(n_clusters, 1 / n_clusters)
@@ -44,33 +56,14 @@ def draw(n_clusters: int, n_resamples: int = N_RESAMPLES, seed: int = 0) -> np.n
 def confusion_counts(
     predictions: pd.DataFrame, clusters: pd.Series, genres: Sequence[str]
 ) -> np.ndarray:
-    """Confusion matrix of each cluster.
+    """Confusion matrix of each cluster, shape=(n_clusters, n_genres, n_genres); true genre, answer.
 
-    Parameters
-    ----------
-    predictions : pd.DataFrame
-        clip_id, y_true, y_pred of one system under one protocol.
-    clusters : pd.Series
-        From `artist_clusters`.
-
-    Returns
-    -------
-    np.ndarray [shape=(n_clusters, n_genres, n_genres)]
-        Clusters in alphabetical order; true genre, answer.
-
-    Raises
-    ------
-    GenreUtilsError
-        A clip is not in ``clusters``.
+    ``predictions`` are those of one system under one protocol, ``clusters`` is from
+    `artist_clusters`; clusters go as `cluster_numbers` counts them.
     """
-    of_clip = predictions["clip_id"].map(clusters)
-    if of_clip.isna().any():
-        lost = predictions.loc[of_clip.isna(), "clip_id"].iloc[0]
-        raise GenreUtilsError(f"clip {lost!r} of the predictions is not in the clip table")
-    names, cluster = np.unique(of_clip.to_numpy(dtype=str), return_inverse=True)
-    index = pd.Index(genres)
+    cluster, index = cluster_numbers(predictions, clusters), pd.Index(genres)
     true, answer = (index.get_indexer(predictions[c]) for c in ("y_true", "y_pred"))
-    counts = np.zeros((len(names), len(genres), len(genres)))
+    counts = np.zeros((cluster.max() + 1, len(genres), len(genres)))
     np.add.at(counts, (cluster, true, answer), 1)
     return counts
 
@@ -80,8 +73,7 @@ def scores(counts: np.ndarray, average: str = "macro") -> tuple[np.ndarray, np.n
 
     As scikit-learn's: a genre that neither occurs nor is answered does not count in the mean.
     """
-    if average not in F_AVERAGES:
-        raise UsageError(f"unknown f_average {average!r}: one of {', '.join(F_AVERAGES)}")
+    check_average(average)
     hits = np.diagonal(counts, axis1=-2, axis2=-1)
     true, answered = counts.sum(axis=-1), counts.sum(axis=-2)
     f = 2 * hits / np.maximum(true + answered, 1)
@@ -151,27 +143,13 @@ def cluster_intervals(
     for (system, protocol), part in predictions.groupby(KEY, sort=False):
         counts = confusion_counts(part, clusters, genres)
         drawn = draw(len(counts), n_resamples, seed)
-        found = scores(counts.sum(axis=0), f_average)
-        drawn_scores = scores(resample(counts, drawn), f_average)
-        pairs = zip(drawn_scores, found, strict=True)
-        ends = [end for values, one in pairs for end in percentile(values, estimate=float(one))]
+        estimates = scores(counts.sum(axis=0), f_average)
+        resampled = scores(resample(counts, drawn), f_average)
+        pairs = zip(resampled, estimates, strict=True)
+        ends = [end for values, e in pairs for end in percentile(values, estimate=float(e))]
         rows.append((system, protocol, *(round(end, 6) for end in ends), len(counts)))
     names = ["accuracy_lo", "accuracy_hi", "f_score_lo", "f_score_hi", "n_artists"]
     return pd.DataFrame(rows, columns=[*KEY, *names])
-
-
-def mcnemar(only_first: int, only_second: int) -> float:
-    """Exact two-sided p of McNemar's test (Psychometrika 12, 1947).
-
-    Takes clips as independent, which clips of one artist are not: the p is too small.
-
-    Parameters
-    ----------
-    only_first, only_second : int
-        Number of clips that only the first, only the second of two systems got right.
-    """
-    n = only_first + only_second
-    return float(binomtest(only_first, n, 0.5).pvalue) if n else 1.0
 
 
 def holm(p: Sequence[float]) -> np.ndarray:
@@ -214,49 +192,37 @@ def compare(
     -------
     pd.DataFrame
         protocol, first, second, difference (of accuracies, first - second), lo, hi (95 % by
-        artists), only_first, only_second (clips), p_mcnemar, p_artist, and both adjusted by
-        Holm's method over all rows of this table (p_mcnemar_holm, p_artist_holm).
+        artists), only_first, only_second (clips that one alone got right), p_artist (two-sided),
+        p_artist_holm (the same, by Holm's method over all rows of this table).
+
+    Raises
+    ------
+    GenreUtilsError
+        Two systems were tested on other clips, or a clip is not in the clip table.
     """
     clusters, genres = artist_clusters(clips), _genres(predictions)
     pairs = list(combinations(predictions["system"].unique(), 2)) if pairs is None else pairs
     rows = []
     for protocol, part in predictions.groupby("protocol", sort=False):
-        of = {system: table.sort_values("clip_id") for system, table in part.groupby("system")}
-        _check_same_clips(of, protocol)
-        counts = {name: confusion_counts(table, clusters, genres) for name, table in of.items()}
-        drawn = draw(len(next(iter(counts.values()))), n_resamples, seed)
-        accuracy = {name: scores(resample(each, drawn))[0] for name, each in counts.items()}
-        rows += [
-            (protocol, first, second, *_compared(of[first], of[second], accuracy))
-            for first, second in pairs
-            if first in of and second in of
-        ]
-    table = pd.DataFrame(rows, columns=_COLUMNS)
-    for name in ("p_mcnemar", "p_artist"):
-        table[f"{name}_holm"] = holm(table[name])
-    return table
-
-
-_COLUMNS = (
-    "protocol",
-    "first",
-    "second",
-    "difference",
-    "lo",
-    "hi",
-    "only_first",
-    "only_second",
-    "p_mcnemar",
-    "p_artist",
-)
-
-
-def _compared(one: pd.DataFrame, two: pd.DataFrame, accuracy: dict[str, np.ndarray]) -> tuple:
-    right = [(table["y_true"] == table["y_pred"]).to_numpy() for table in (one, two)]
-    differences = accuracy[one["system"].iloc[0]] - accuracy[two["system"].iloc[0]]
-    only = (int((right[0] & ~right[1]).sum()), int((right[1] & ~right[0]).sum()))
-    difference = float(right[0].mean() - right[1].mean())
-    return difference, *percentile(differences), *only, mcnemar(*only), bootstrap_p(differences)
+        tables = {system: table.sort_values("clip_id") for system, table in part.groupby("system")}
+        _check_same_clips(tables, protocol)
+        right, drawn_accuracy = {}, {}
+        for system, table in tables.items():
+            counts = confusion_counts(table, clusters, genres)
+            drawn = draw(len(counts), n_resamples, seed)
+            drawn_accuracy[system] = scores(resample(counts, drawn))[0]
+            right[system] = (table["y_true"] == table["y_pred"]).to_numpy()
+        for first, second in pairs:
+            if not {first, second} <= tables.keys():
+                continue
+            difference = float(right[first].mean() - right[second].mean())
+            only = [int((right[a] & ~right[b]).sum()) for a, b in permutations((first, second))]
+            differences = drawn_accuracy[first] - drawn_accuracy[second]
+            ends, p = percentile(differences), bootstrap_p(differences)
+            rows.append((protocol, first, second, difference, *ends, *only, p))
+    names = ["difference", "lo", "hi", "only_first", "only_second", "p_artist"]
+    table = pd.DataFrame(rows, columns=["protocol", "first", "second", *names])
+    return table.assign(p_artist_holm=holm(table["p_artist"]))
 
 
 def _check_same_clips(tables: dict[str, pd.DataFrame], protocol: str) -> None:
