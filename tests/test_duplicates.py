@@ -160,7 +160,7 @@ def test_merged_groups_are_the_connected_ones(names, links):
 
 def test_no_pairs_change_nothing():
     groups = pd.Series(list("abca"))
-    empty = pd.DataFrame(columns=splits.COLUMNS)
+    empty = pd.DataFrame(columns=["kind", "clip_id", "other_id"])
     assert splits.merge_groups(groups, pd.Series(list("1234")), empty).equals(groups)
 
 
@@ -197,6 +197,6 @@ def test_duplicates_are_never_on_both_sides(links, seed):
 def test_without_duplicates_the_folds_are_as_before():
     rows = [(f"c{i:02d}", f"a{i // 4}", f"b{i // 2}", f"t{i}", 0.0) for i in range(60)]
     clips = table(*rows).assign(genre=["GHI"[i // 4 % 3] for i in range(60)])
-    empty = pd.DataFrame(columns=splits.COLUMNS)
+    empty = pd.DataFrame(columns=["kind", "clip_id", "other_id"])
     plain = splits.make_splits(clips, list(splits.PROTOCOLS), 3, 1)
     assert splits.make_splits(clips, list(splits.PROTOCOLS), 3, 1, empty).equals(plain)
