@@ -97,9 +97,9 @@ def publish(folder: Path, name: str) -> list[Path]:
         for source in [*run.figures.glob("*.png"), *(path for path in named if path.is_file())]:
             shutil.copy(source, made / source.name)
         write_json(made / "run.json", _portable(run))
-        if target.exists():
-            target.rename(old)
         try:
+            if target.exists():
+                target.rename(old)
             made.rename(target)
         except BaseException:
             if old.exists():
