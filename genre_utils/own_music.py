@@ -57,17 +57,10 @@ HEAD = ("kernel_1", "bias_1", "kernel_2", "bias_2", "kernel_3", "bias_3")
 class SavedModel:
     """A trained head that predicts from its arrays alone.
 
-    Attributes
-    ----------
-    classes : tuple of str
-        Genres in the order of the probabilities' columns.
-    arrays : dict
-        `HEAD` -> kernels and biases of the three dense layers, floating-point.
-    temperature : float
-        Divides the log-probabilities, so that a confidence of 0.8 is right in about 80 % of cases;
-        1 leaves them as they are.
-    facts : dict
-        JSON-able: system, settings, data, features, estimate, versions; see `fit`.
+    ``classes`` are the genres in the order of the probabilities' columns, ``arrays`` `HEAD` ->
+    floating-point kernels and biases of the three dense layers. ``temperature`` divides the
+    log-probabilities, so that a confidence of 0.8 is right in about 80 % of cases; 1 leaves them as
+    they are. ``facts`` (for JSON): system, settings, data, features, estimate, versions.
     """
 
     classes: tuple[str, ...]
@@ -110,16 +103,12 @@ class SavedModel:
     def load(cls, folder: str | Path) -> "SavedModel":
         """Read a folder that `save` wrote.
 
-        Raises
-        ------
-        UsageError
-            There is none, another version made it, or its files were changed or lost.
+        UsageError: there is none, another version made it, or its files were changed or lost.
         """
         folder = Path(folder)
         if not (folder / FACTS).is_file():
-            raise UsageError(
-                f"{folder}: no model here (no {FACTS}); `python -m genre_utils train` makes one"
-            )
+            hint = "`python -m genre_utils train` makes one"
+            raise UsageError(f"{folder}: no model here (no {FACTS}); {hint}")
         try:
             known = json.loads((folder / FACTS).read_text(encoding="utf-8"))
             if known["format"] != FORMAT:
@@ -130,9 +119,8 @@ class SavedModel:
             _check(model, known["digest"])
         except Exception as error:  # bytes from elsewhere can fail in any way
             why = f"{type(error).__name__}: {error}".splitlines()[0][:90]
-            raise UsageError(
-                f"{folder}: a model that cannot be used ({why}); train it again or fetch a new copy"
-            ) from None
+            why = f"a model that cannot be used ({why}); train it again or fetch a new copy"
+            raise UsageError(f"{folder}: {why}") from None
         return model
 
 
@@ -206,18 +194,9 @@ def train(
 ) -> SavedModel:
     """Read a data set, train on all its usable clips and write the model's folder.
 
-    Parameters
-    ----------
-    dataset, data_dir : str
-        Name in `datasets.DATASETS` and its folder.
-    out : str or Path
-        The model's folder; UsageError if it holds other files.
-    system : str
-        A key of `SYSTEMS`; UsageError for another.
-    epochs : int
-        Of the training; 0: the system's own number.
-    jobs : int
-        Workers that read audio.
+    ``dataset`` is a name in `datasets.DATASETS`, ``system`` one in `SYSTEMS` (UsageError for
+    others, and where ``out`` holds other files). 0 epochs: the system's own number. ``jobs``
+    workers read audio.
     """
     _check_system(system)
     check_target(out)
@@ -272,19 +251,10 @@ def fit(
 ) -> SavedModel:
     """Estimate by artist folds, calibrate, then train on all usable clips.
 
-    Parameters
-    ----------
-    clips : pd.DataFrame
-        The whole clip table, refused rows included, with sha256 of the audio; UsageError for
-        usable clips of fewer than two genres.
-    maps : Store
-        VGG-16 maps of mel-spectrograms.
-    folds : pd.DataFrame or str
-        Rows of splits.csv, protocol ``artist``; a text says why there are none.
-    root : Path
-        Folder that keeps finished folds and the trained head.
-    system, epochs
-        As for `train`.
+    ``clips`` is the whole clip table, refused rows included, with sha256 of the audio; UsageError
+    for usable clips of fewer than two genres. ``maps`` are those of mel-spectrograms. ``folds`` are
+    rows of splits.csv, protocol ``artist``, or a text that says why there are none. ``root`` keeps
+    finished folds and the trained head. ``system`` and ``epochs`` are as for `train`.
     """
     _check_system(system)
     settings = SYSTEMS[system] | ({"epochs": epochs} if epochs else {})
@@ -331,15 +301,11 @@ def _estimate(tested: pd.DataFrame, used: pd.DataFrame) -> tuple[float, dict[str
     sure = apply_temperature(proba, temperature).max(axis=1) >= SURE
     row = evaluate.score_table(tested).merge(intervals.cluster_intervals(tested, used)).iloc[0]
     names = ("accuracy", "accuracy_lo", "accuracy_hi", "f_score", "n_artists", "n_folds")
-    return temperature, {
-        **{name: row[name].item() for name in names},
-        "recall": pd.Series(right).groupby(tested["y_true"].to_numpy()).mean().to_dict(),
-        "sure": {
-            "confidence": SURE,
-            "share": float(sure.mean()),
-            "accuracy": float(right[sure].mean()) if sure.any() else None,
-        },
-    }
+    estimate = {name: row[name].item() for name in names}
+    estimate["recall"] = pd.Series(right).groupby(tested["y_true"].to_numpy()).mean().to_dict()
+    estimate["sure"] = {"confidence": SURE, "share": float(sure.mean())}
+    estimate["sure"]["accuracy"] = float(right[sure].mean()) if sure.any() else None
+    return temperature, estimate
 
 
 def _heard(clips: pd.DataFrame) -> dict[str, Any]:
@@ -408,9 +374,9 @@ class Predictor:
         wanted = self.model.facts["features"]["weights"]
         self._weights = vgg.load_weights("auto" if wanted == vgg.DIGEST else "random")
         if self._weights.digest != wanted:
+            why = "neither the published ones nor the untrained ones of the tests; train it again"
             raise GenreUtilsError(
-                f"the model was trained on VGG-16 weights {wanted[:12]}..., which are neither the "
-                "published ones nor the untrained ones of the tests; train it again"
+                f"the model was trained on VGG-16 weights {wanted[:12]}..., which are {why}"
             )
         self._made_of = {"model": self.model.digest, "code": code_digest(Predictor)}
         self._lock = threading.Lock()  # what limits BLAS' threads holds for the process
@@ -451,10 +417,8 @@ class Predictor:
         def make() -> dict[str, np.ndarray]:
             arrays, image = self._weights.arrays, self._image(mel)
             network = explain.Network(arrays, self.model.head, mel.shape, self.look.preprocessing)
-            return {
-                "gradient": explain.grad_cam(network, image, genre),
-                "occlusion": explain.occlusion(network, image, genre, patches),
-            }
+            occlusion = explain.occlusion(network, image, genre, patches)
+            return {"gradient": explain.grad_cam(network, image, genre), "occlusion": occlusion}
 
         key = {"mel": joblib.hash(mel), "genre": genre, "patches": list(patches)}
         maps = self._kept("explained", key, make)

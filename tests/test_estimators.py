@@ -303,11 +303,8 @@ def test_the_best_candidate_is_taken_and_named_of_equals_the_first():
     X, y = _noise(n_artists=30)
     X["told"][:, 0] += 4 * (y == "A")
     X["told"][:, 1] += 4 * (y == "B")
-    candidates = {
-        "number": lambda **how: systems._svm("number", **how),
-        "told": lambda **how: systems._lda("told", **how),
-        "told again": lambda **how: systems._lda("told", **how),
-    }
+    told = systems._of(["told"], systems._lda)
+    candidates = {"number": systems._of(["number"], systems._svm), "told": told, "again": told}
     chosen = systems._chosen(candidates, inner_folds=2).fit(X, y)
     alone = systems._lda("told", inner_folds=2).fit(X, y)
     assert chosen.choice_ == {"candidate": "told"} | alone.choice_
@@ -322,10 +319,7 @@ def test_choice_among_candidates_never_sees_the_test_clips():
     X["number"][:, 0] = np.random.default_rng(0).normal(size=len(y))
     X["number"][test, 0] = 5 * np.searchsorted(GENRES, y[test])
     X["told"][:, 0] += 2 * (y == "A") - 2 * (y == "B")
-    candidates = {
-        "number": lambda **how: systems._svm("number", **how),
-        "told": lambda **how: systems._svm("told", **how),
-    }
+    candidates = {name: systems._of([name], systems._svm) for name in ("number", "told")}
     chosen = systems._chosen(candidates).fit(X[~test], y[~test])
     assert chosen.choice_["candidate"] == "told"
     assert (chosen.predict(X[test]) == y[test]).mean() > 0.5

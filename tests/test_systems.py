@@ -60,15 +60,8 @@ def fitted(monkeypatch):
 
 def test_the_contract_of_predictions(small, tmp_path):
     predictions, history = _run(small, tmp_path)
-    assert list(predictions) == [
-        "system",
-        "protocol",
-        "fold",
-        "clip_id",
-        "y_true",
-        "y_pred",
-        *(f"p_{g}" for g in GENRES),
-    ]
+    columns = ["system", "protocol", "fold", "clip_id", "y_true", "y_pred"]
+    assert list(predictions) == [*columns, *(f"p_{g}" for g in GENRES)]
     for protocol, part in predictions.groupby("protocol"):
         assert sorted(part["clip_id"]) == sorted(small[0]["clip_id"]), protocol
         stored = small[2][small[2]["protocol"] == protocol].set_index("clip_id")["fold"]
@@ -130,17 +123,9 @@ def test_a_changed_recipe_or_code_changes_the_key(small, tmp_path, fitted, monke
 
 
 def test_the_code_of_all_candidates_counts():
-    parts = systems._code(systems.SYSTEMS["chosen"].make())
-    names = {part.__name__ for part in parts}
-    assert names == {
-        "Chosen",
-        "Search",
-        "InnerFolds",
-        "pick",
-        "weigh",
-        "GaussianSVM",
-        "FirstComponents",
-    }
+    names = {part.__name__ for part in systems._code(systems.SYSTEMS["chosen"].make())}
+    classes = {"Chosen", "Search", "InnerFolds", "GaussianSVM", "FirstComponents"}
+    assert names == classes | {"pick", "weigh"}
 
 
 def test_no_test_clip_reaches_fit(small, tmp_path, fitted):
@@ -242,8 +227,7 @@ def test_duplicates_stay_together_in_inner_folds(small, tmp_path, monkeypatch):
         return split(self, X, y)
 
     monkeypatch.setattr(estimators.InnerFolds, "split", spy)
-    head = systems._cnn("vgg-mfcc", epochs=1)
-    made = systems.System(("vgg-mfcc",), lambda: systems._calibrated().set_params(estimator=head))
+    made = systems.System(("vgg-mfcc",), lambda: systems._calibrated("vgg-mfcc", epochs=1))
     monkeypatch.setitem(systems.SYSTEMS, "calibrated", made)
     systems.cross_validate("calibrated", arrays, clips, folds, settings={}, root=tmp_path)
     assert kept

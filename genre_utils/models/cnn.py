@@ -2,11 +2,10 @@
 
 Fine-tuning: the convolution blocks are trained too (section 2.3, the paper's second setting).
 
-The paper names it beside transfer learning and says no more of it. Keras' guide "Transfer learning
-& fine-tuning" warns against training pretrained blocks together with a head that still is random:
-its large gradients destroy what the blocks have learned. So the head is trained on the frozen
-blocks first (``head_epochs``), then everything at a low rate: the default here. ``head_epochs=0``
-at the paper's rate is the paper's bare description.
+The paper says no more of it. Keras' guide "Transfer learning & fine-tuning" warns against training
+pretrained blocks together with a random head, whose large gradients destroy what they have learned.
+So the head is trained on the frozen blocks first (``head_epochs``), then everything at a low rate.
+``head_epochs=0`` at the paper's rate is the paper's bare description.
 
 Rate and epochs come from one trial on Magnatune clips (152 to train, 77 by other artists to test,
 so no finer than 4 points): from 0.82 with the trained head, accuracy went to 0.84-0.87 at 2e-5 and,
@@ -47,17 +46,9 @@ def build_head(
 ) -> "keras.Sequential":
     """Build the trainable layers: 512 ReLU (L2), dropout, 256 ReLU, dropout, softmax.
 
-    Parameters
-    ----------
-    map_shape : tuple
-        Shape of one clip's map, [height, width, 512].
-    pooling : {"flatten", "average"}
-        What lies between the blocks and the first dense layer; the paper does not say.
-
-    Returns
-    -------
-    keras.Sequential
-        Input [n, *map_shape]; output [n, n_classes] probabilities.
+    It takes maps [n, *map_shape], map_shape = (height, width, 512), and gives probabilities [n,
+    n_classes]. ``pooling`` ("flatten" or "average") lies between the blocks and the first dense
+    layer; the paper does not say which; UsageError for another.
     """
     if pooling not in POOLING:
         raise UsageError(f"unknown pooling {pooling!r}: one of {', '.join(POOLING)}")
@@ -81,16 +72,9 @@ def build_head(
 class HeadClassifier(ClassifierMixin, BaseEstimator):
     """The head with scikit-learn's interface: VGG-16 maps in, genre probabilities out.
 
-    Parameters
-    ----------
-    epochs, batch_size, learning_rate : int, int, float
-        Adam on the cross-entropy (section 2.4).
-    pooling, dropout, l2
-        See `build_head`.
-    shuffle : bool
-        New order of the clips in each epoch.
-    seed : int
-        Initial weights, order and dropout follow from it.
+    Adam on the cross-entropy (section 2.4); ``pooling``, ``dropout`` and ``l2`` as of `build_head`.
+    ``shuffle`` gives the clips a new order in each epoch. Initial weights, order and dropout follow
+    from ``seed``.
 
     Attributes
     ----------
@@ -130,8 +114,8 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):
         check_classification_targets(y)
         self.classes_, target = np.unique(y, return_inverse=True)
         keras.utils.set_random_seed(self.seed)
-        how = {"pooling": self.pooling, "dropout": self.dropout, "l2": self.l2}
-        model = build_head(X.shape[1:], len(self.classes_), **how)
+        settings = {name: getattr(self, name) for name in ("pooling", "dropout", "l2")}
+        model = build_head(X.shape[1:], len(self.classes_), **settings)
         model.compile(keras.optimizers.Adam(self.learning_rate))
         training = DenseTraining(model, np.random.default_rng([self.seed, 1]))
         log = training.train(self._rows(X), target, self._batches(len(X)))
@@ -178,6 +162,8 @@ PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 class FineTuneClassifier(HeadClassifier):
     """Convolution blocks and head trained together, with scikit-learn's interface.
 
+    Other parameters, and ``classes_``, are those of `HeadClassifier`.
+
     Parameters
     ----------
     blocks : {"block5", "all"}
@@ -188,10 +174,6 @@ class FineTuneClassifier(HeadClassifier):
         Fine-tuning: Adam on the cross-entropy (section 2.4).
     head_epochs : int
         Epochs before that in which the head alone learns, at the paper's rate; see the module.
-    batch_size, dropout, seed
-        As in `HeadClassifier`.
-    shuffle : bool
-        New order of the clips in each epoch.
     weights : str
         Where the blocks start, see `vgg.load_weights`.
     precision : {"float32", "bfloat16"}
@@ -201,7 +183,6 @@ class FineTuneClassifier(HeadClassifier):
 
     Attributes
     ----------
-    classes_ : np.ndarray [shape=(n_classes,)]
     weights_ : list of np.ndarray
         Kernel and bias of each trained convolution, then of the head's layers, float32.
     history_ : np.ndarray [shape=(head_epochs + epochs, 2)]
@@ -223,14 +204,10 @@ class FineTuneClassifier(HeadClassifier):
         precision: str = "float32",
         look: Look = DEFAULT,
     ) -> None:
-        super().__init__(
-            epochs=epochs,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            dropout=dropout,
-            shuffle=shuffle,
-            seed=seed,
-        )
+        super().__init__(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate)
+        self.dropout = dropout
+        self.shuffle = shuffle
+        self.seed = seed
         self.blocks = blocks
         self.head_epochs = head_epochs
         self.weights = weights
@@ -238,22 +215,11 @@ class FineTuneClassifier(HeadClassifier):
         self.look = look
 
     def fit(self, X: np.ndarray, y: np.ndarray) -> "FineTuneClassifier":
-        """Train.
+        """Train on X and genre names y [n].
 
-        Parameters
-        ----------
-        X : np.ndarray
-            Maps of block 4, [n, height, width, 512] of any float type (``blocks="block5"``), or
-            mel-spectrograms [n, height, width] (``"all"``).
-        y : np.ndarray [shape=(n,)]
-            Genre names.
-
-        Raises
-        ------
-        UsageError
-            An unknown name, a number out of range, or rows of another shape.
-        GenreUtilsError
-            No ImageNet weights can be had.
+        X are maps of block 4, [n, height, width, 512] of any float type (``blocks="block5"``), or
+        mel-spectrograms [n, height, width] (``"all"``). UsageError for an unknown name, a number
+        out of range or rows of another shape; GenreUtilsError where no ImageNet weights can be had.
         """
         from genre_utils.backend import keras
 
@@ -264,7 +230,14 @@ class FineTuneClassifier(HeadClassifier):
         trunk = self._blocks(X.shape, load_weights(self.weights).arrays)
         keras.utils.set_random_seed(self.seed)  # the head starts as HeadClassifier's does
         head = build_head(trunk.output_shape[1:], len(self.classes_), dropout=self.dropout)
-        history = [self._train_head(trunk, head, X, y)] if self.head_epochs else []
+        history = []
+        if self.head_epochs:
+            settings = {k: getattr(self, k) for k in ("batch_size", "dropout", "shuffle", "seed")}
+            first = HeadClassifier(epochs=self.head_epochs, **settings)
+            maps = trunk.predict(self._input(X), batch_size=PARTS[self.blocks], verbose=0)
+            # float16 as the stored maps are: without fine-tuning this is transfer learning.
+            history.append(first.fit(maps.astype(np.float16), y).history_)
+            head.set_weights(first.weights_)
         model = keras.Sequential([trunk, head])
         if self.epochs:
             history.append(self._fine_tune(model, X, target))
@@ -287,18 +260,19 @@ class FineTuneClassifier(HeadClassifier):
     def _check(self, X: np.ndarray) -> None:
         for name, known in (("blocks", PARTS), ("precision", PRECISIONS)):
             if getattr(self, name) not in known:
-                known = ", ".join(known)
-                raise UsageError(f"unknown {name} {getattr(self, name)!r}: one of {known}")
+                one_of = ", ".join(known)
+                raise UsageError(f"unknown {name} {getattr(self, name)!r}: one of {one_of}")
         epochs = f"epochs={self.epochs}, head_epochs={self.head_epochs}"
         if min(self.epochs, self.head_epochs) < 0 or self.epochs + self.head_epochs < 1:
             raise UsageError(f"{epochs}: neither may be negative, and one must be positive")
         if self.batch_size < 1 or self.learning_rate <= 0:
             rate = f"batch_size={self.batch_size}, learning_rate={self.learning_rate}"
             raise UsageError(f"{rate}: both must be positive")
-        takes = {"block5": "maps of block 4, [n, height, width, 512]"}
-        takes["all"] = "mel-spectrograms, [n, height, width]"
-        if X.ndim != (3 if self.blocks == "all" else 4) or (X.ndim == 4 and X.shape[-1] != 512):
-            raise UsageError(f"blocks={self.blocks!r} takes {takes[self.blocks]}, not {X.shape}")
+        takes, fits = "mel-spectrograms, [n, height, width]", X.ndim == 3
+        if self.blocks == "block5":
+            takes, fits = "maps of block 4, [n, height, width, 512]", X.shape[3:] == (512,)
+        if not fits:
+            raise UsageError(f"blocks={self.blocks!r} takes {takes}, not {X.shape}")
 
     def _blocks(self, shape: tuple[int, ...], arrays: dict | None = None) -> "keras.Sequential":
         """Build what lies between X of this shape and the head, trainable."""
@@ -312,19 +286,6 @@ class FineTuneClassifier(HeadClassifier):
             layer.trainable = True
             layer.dtype_policy = keras.DTypePolicy(PRECISIONS[self.precision])
         return keras.Sequential([keras.layers.Input(shape[1:]), *layers])
-
-    def _train_head(
-        self, trunk: "keras.Model", head: "keras.Model", X: np.ndarray, y: np.ndarray
-    ) -> np.ndarray:
-        """Train the head on the maps of the blocks as they are; return the history."""
-        shared = ("batch_size", "dropout", "shuffle", "seed")
-        settings = {name: getattr(self, name) for name in shared}
-        first = HeadClassifier(epochs=self.head_epochs, **settings)
-        maps = trunk.predict(self._input(X), batch_size=PARTS[self.blocks], verbose=0)
-        # float16 as the stored maps are: without fine-tuning this is transfer learning.
-        first.fit(maps.astype(np.float16), y)
-        head.set_weights(first.weights_)
-        return first.history_
 
     def _fine_tune(self, model: "keras.Model", X: np.ndarray, target: np.ndarray) -> np.ndarray:
         """Train everything in ``model``; return the history.

@@ -5,12 +5,12 @@ number of the group (artist, say) that stays whole. So groups reach every cross-
 system without an argument: in a grid search, in stacking, in calibration.
 """
 
-import hashlib
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import joblib
 import numpy as np
 import pandas as pd
 from scipy.special import softmax
@@ -56,24 +56,15 @@ def structured(arrays: dict[str, np.ndarray], group: np.ndarray | None = None) -
 def pick(rows: np.ndarray, name: str) -> np.ndarray:
     """Return a field of structured rows, or a part of it.
 
-    Parameters
-    ----------
-    rows : np.ndarray [shape=(n,)]
-    name : str
-        "vgg-mel"; or with a part, "pooled-mel/block3_pool" (`vgg.pooled_slices`) or
-        "musicnn/penultimate_mean" (`musicnn.PARTS`).
-
-    Returns
-    -------
-    np.ndarray [shape=(n, ...)]
-        Vectors are float32 or wider.
+    ``name`` is "vgg-mel", say; with a part "pooled-mel/block3_pool" (`vgg.pooled_slices`) or
+    "musicnn/penultimate_mean" (`musicnn.PARTS`). The result is [n, ...]; vectors are float32 or
+    wider.
     """
     field, _, part = name.partition("/")
     values = rows[field]
     if part:
-        values = values[
-            :, {"pooled-mel": vgg.pooled_slices(), "musicnn": musicnn.PARTS}[field][part]
-        ]
+        parts = {"pooled-mel": vgg.pooled_slices(), "musicnn": musicnn.PARTS}[field]
+        values = values[:, parts[part]]
     wide = values.ndim == 2
     return values.astype(np.result_type(values, np.float32), copy=False) if wide else values
 
@@ -93,13 +84,8 @@ class InnerFolds:
     """Folds of a training part, to choose parameters on: a scikit-learn splitter.
 
     They follow the protocol of the outer folds: groups stay whole, and where each row is a group
-    of its own they are folds over rows.
-
-    Parameters
-    ----------
-    n_folds, seed : int
-        Number of folds, and what they are drawn by. (An attribute ``n_splits`` would let
-        `CalibratedClassifierCV` refuse genres with fewer clips than folds.)
+    of its own they are folds over rows. (An attribute ``n_splits`` in place of ``n_folds`` would
+    let `CalibratedClassifierCV` refuse genres with fewer clips than folds.)
     """
 
     n_folds: int = 3
@@ -114,17 +100,8 @@ class InnerFolds:
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield positions of the inner training and test rows.
 
-        Parameters
-        ----------
-        X : np.ndarray [shape=(n,)] or mapping
-            Its ``group`` counts, [n].
-        y : np.ndarray [shape=(n,)]
-            Genres.
-
-        Raises
-        ------
-        UsageError
-            Too few groups, or an inner training part of one genre.
+        Of X, rows or a mapping, ``group`` [n] counts; y [n] are genres. UsageError for too few
+        groups, or for an inner training part of one genre.
         """
         group, y = X["group"], np.asarray(y)
         n_groups = len(np.unique(group))
@@ -147,12 +124,8 @@ class GaussianSVM(ClassifierMixin, BaseEstimator):
     """`SVC` with a Gaussian kernel; its probabilities are the softmax of the decision values.
 
     These have an arbitrary scale: a temperature belongs on them, see `Search`. The kernel comes
-    from one product of matrices, many times faster than libsvm's own on 10,000 columns.
-
-    Parameters
-    ----------
-    C, gamma : float
-        As of `SVC`.
+    from one product of matrices, many times faster than libsvm's own on 10,000 columns. ``C`` and
+    ``gamma`` are those of `SVC`.
     """
 
     def __init__(self, C: float = 1.0, gamma: float = 1.0) -> None:
@@ -211,12 +184,8 @@ class Search(GridSearchCV):
 
     The temperature (Guo et al., ICML 2017) scales its probabilities and comes from the same inner
     folds; answers do not depend on it. Its grid shares one matrix of distances a fold: on 10,000
-    columns they are most of the work.
-
-    Parameters
-    ----------
-    estimator, param_grid, cv
-        As of `GridSearchCV`.
+    columns they are most of the work. ``estimator``, ``param_grid`` and ``cv`` are those of
+    `GridSearchCV`.
     """
 
     def __init__(
@@ -235,8 +204,10 @@ class Search(GridSearchCV):
         means = np.mean(scores, axis=0)
         self.best_params_, self.best_score_ = grid[means.argmax()], means.max()
         self.best_estimator_ = clone(self.estimator).set_params(**self.best_params_).fit(X, y)
-        how = {"method": "temperature", "cv": self.cv, "ensemble": False}
-        self.calibrated_ = CalibratedClassifierCV(self.best_estimator_, **how).fit(X, y)
+        calibrated = CalibratedClassifierCV(
+            self.best_estimator_, method="temperature", cv=self.cv, ensemble=False
+        )
+        self.calibrated_ = calibrated.fit(X, y)
         return self
 
     def _scores(
@@ -271,10 +242,7 @@ class Search(GridSearchCV):
 class Chosen(ClassifierMixin, BaseEstimator):
     """The search with the best accuracy on inner folds; of equals the first.
 
-    Parameters
-    ----------
-    candidates : dict
-        Name -> `Search`, all on the same inner folds.
+    ``candidates`` are name -> `Search`, all on the same inner folds.
     """
 
     def __init__(self, candidates: dict[str, Search]) -> None:
@@ -302,12 +270,8 @@ class Chosen(ClassifierMixin, BaseEstimator):
 class Windows(ClassifierMixin, BaseEstimator):
     """A classifier of one window that hears several: it learns from all, and they vote.
 
-    Parameters
-    ----------
-    estimator : estimator
-        Takes structured rows with the first of the fields; has ``predict_proba``.
-    fields : tuple of str
-        The windows of a clip.
+    ``fields`` are the windows of a clip. ``estimator`` takes structured rows with the first of
+    them, and has ``predict_proba``.
     """
 
     def __init__(self, estimator: BaseEstimator, fields: tuple[str, ...]) -> None:
@@ -348,43 +312,32 @@ def importances(
     names: Sequence[str],
     *,
     root: Path,
-    n_folds: int = 3,
-    n_repeats: int = 3,
     seed: int = 0,
 ) -> pd.DataFrame:
     """How much accuracy a forest loses on clips that it has not met when a feature is shuffled.
 
-    Parameters
-    ----------
-    rows : np.ndarray [shape=(n, d)]
-        Hand-crafted features of training clips.
-    y, groups : np.ndarray [shape=(n,)]
-        Genres, and what stays whole between the folds (artists).
-    names : sequence of str [len=d]
-    root : Path
-        Folder that keeps the result.
+    ``rows`` are hand-crafted features [n, d] of training clips, ``y`` [n] genres; ``groups`` [n]
+    stay whole between three folds; ``names`` [d] are the features'. ``root`` keeps the result.
 
     Returns
     -------
     pd.DataFrame
-        feature, importance (mean loss of accuracy over folds and shuffles), sd; largest first.
+        feature, importance (mean loss of accuracy over folds and three shuffles), sd; largest
+        first.
     """
 
     def losses() -> dict[str, np.ndarray]:
         values = []
-        for train, test in InnerFolds(n_folds, seed).split({"group": groups}, y):
+        for train, test in InnerFolds(3, seed).split({"group": groups}, y):
             forest = RandomForestClassifier(n_estimators=200, random_state=seed)
             forest.fit(rows[train], y[train])
-            how = {"n_repeats": n_repeats, "random_state": seed}
-            values.append(permutation_importance(forest, rows[test], y[test], **how).importances)
+            shuffled = permutation_importance(
+                forest, rows[test], y[test], n_repeats=3, random_state=seed
+            )
+            values.append(shuffled.importances)
         return {"losses": np.hstack(values)}
 
-    key = {
-        "rows": hashlib.sha256(rows.tobytes()).hexdigest(),
-        "labels": [y.tolist(), groups.tolist()],
-        "settings": [n_folds, n_repeats, seed],
-        "code": code_digest(importances),
-    }
+    key = [joblib.hash([rows, y.tolist(), groups.tolist(), seed]), code_digest(importances)]
     stored = remembered(root / f"importances-{digest(key)[:24]}.npz", losses)["losses"]
     table = pd.DataFrame({"feature": names, "importance": stored.mean(axis=1)})
     table["sd"] = stored.std(axis=1, ddof=1)

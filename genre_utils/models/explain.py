@@ -43,18 +43,9 @@ RANDOM = {"head random": (), "head and block 5 random": ("block5",), "all random
 class Network:
     """Frozen trunk and trained head joined: ``model`` gives values of `LAYER` and logits.
 
-    All in float32, while the maps that the head was trained on are stored as float16:
-    probabilities differ from those of predictions.csv in the third digit or later.
-
-    Parameters
-    ----------
-    arrays : dict
-        The trunk's kernels and biases (`Weights.arrays`).
-    head : HeadClassifier
-        Trained.
-    image_shape : (height, width)
-    preprocessing : {"vgg16", "scale"}
-        As the maps were made.
+    ``arrays`` are the trunk's (`Weights.arrays`), ``head`` is trained, ``image_shape`` is (height,
+    width), ``preprocessing`` that of the maps. All is float32, while the head was trained on
+    stored float16: probabilities differ from predictions.csv in the third digit or later.
     """
 
     def __init__(
@@ -78,8 +69,7 @@ class Network:
         """Images [n, height, width, 3], 0..255, as ``model`` takes them."""
         from genre_utils.backend import tf
 
-        expected = (*self.image_shape, 3)
-        if images.shape[1:] != expected:
+        if images.shape[1:] != (expected := (*self.image_shape, 3)):
             raise UsageError(f"an image of shape {images.shape[1:]} where {expected} is expected")
         return tf.constant(preprocess(images, self.preprocessing))
 
@@ -103,11 +93,10 @@ def grad_cam(network: Network, image: np.ndarray, genre: str) -> np.ndarray:
 
     Parameters
     ----------
-    network : Network
     image : np.ndarray [shape=(height, width, 3)]
         From `features.to_image`, 0..255, low frequencies first.
     genre : str
-        The genre to explain; it need not be the answer.
+        It need not be the answer; UsageError for one that the head does not know.
 
     Returns
     -------
@@ -140,7 +129,7 @@ def occlusion(
 
     Parameters
     ----------
-    network, image, genre
+    image, genre
         As for `grad_cam`.
     patches : (rows, columns)
         The image is cut into that many; each costs a pass of the network.
@@ -166,13 +155,9 @@ def occlusion(
 def randomised(
     network: Network, image: np.ndarray, genre: str, seed: int = 0
 ) -> dict[str, np.ndarray]:
-    """Sanity check of `grad_cam`: weights drawn at random, from the head downwards.
+    """Sanity check of `grad_cam`: maps of "trained" weights and of the stages in `RANDOM`, by name.
 
-    Returns
-    -------
-    dict
-        "trained", "head random", "head and block 5 random", "all random" -> map. Compare them with
-        `rank_correlations`.
+    Compare them with `rank_correlations`.
     """
     from genre_utils.backend import keras
 
@@ -216,12 +201,8 @@ def most_confused(predictions: pd.DataFrame, n: int = 1) -> list[tuple[str, str]
 def examples(predictions: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> pd.DataFrame:
     """Choose clips to explain: of two genres that are confused, the surest right and wrong.
 
-    Parameters
-    ----------
-    predictions : pd.DataFrame
-        Rows of predictions.csv of one system with probabilities under one protocol; GenreUtilsError
-        for others.
-    pairs : sequence of (genre, genre)
+    ``predictions`` are rows of predictions.csv of one system with probabilities under one protocol;
+    GenreUtilsError for others.
 
     Returns
     -------
@@ -232,11 +213,11 @@ def examples(predictions: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> pd.
     """
     if len(predictions[["system", "protocol"]].drop_duplicates()) != 1:
         raise GenreUtilsError("examples are chosen of one system under one protocol")
-    table = predictions.sort_values("clip_id").reset_index(drop=True)
-    answered = [f"p_{genre}" for genre in table["y_pred"]]
-    if table.reindex(columns=sorted(set(answered))).isna().any(axis=None):
+    table = predictions.sort_values("clip_id", ignore_index=True)
+    answered = "p_" + table["y_pred"]
+    if table.reindex(columns=answered.unique()).isna().any(axis=None):
         raise GenreUtilsError(f"{table['system'].iloc[0]} has no probabilities to choose by")
-    table["confidence"] = [table.at[i, column] for i, column in enumerate(answered)]
+    table["confidence"] = [table.at[i, column] for i, column in answered.items()]
     table = table.sort_values("confidence", ascending=False, kind="stable")
     cells = [
         ("/".join(pair), "right" if true == answer else "wrong", true, answer)
@@ -252,20 +233,10 @@ def examples(predictions: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> pd.
 def explained(
     run: Run, chosen: pd.DataFrame, *, settings: dict[str, Any], patches: tuple[int, int] = PATCHES
 ) -> dict[str, np.ndarray]:
-    """Explain the answers to chosen clips, each by the head that was not trained on it.
+    """Explain the answers to clips chosen by `examples`, by heads that were not trained on them.
 
-    These heads are trained once more. The result is kept on disk.
-
-    Parameters
-    ----------
-    run : Run
-        A run with mel-spectrograms and VGG-16 maps of them.
-    chosen : pd.DataFrame
-        From `examples`.
-    settings : dict
-        Of `HeadClassifier`, as in the cross-validation (``seed`` is moved on by the fold).
-    patches : (rows, columns)
-        Of `occlusion`.
+    These heads are trained once more, with the ``settings`` of the cross-validation (``seed`` is
+    moved on by the fold). The run has mel-spectrograms and maps of them. The result is kept.
 
     Returns
     -------

@@ -18,18 +18,10 @@ MAX_ITER = 1_000_000  # MATLAB's fitcsvm stops there too ("IterationLimit")
 
 
 def frame_mask(level_db: np.ndarray, threshold: float = -40.0) -> np.ndarray:
-    """Tell which frames of a clip are loud enough to be kept.
+    """Tell which frames of a clip are loud enough to be kept: bool [t].
 
-    Parameters
-    ----------
-    level_db : np.ndarray [shape=(t,)]
-        RMS of each frame in dB.
-    threshold : float
-        In dB re the clip's loudest frame, which is always kept. The paper gives no value.
-
-    Returns
-    -------
-    np.ndarray [shape=(t,), dtype=bool]
+    ``level_db`` [t] is each frame's RMS. ``threshold`` is in dB re the clip's loudest frame, which
+    is always kept; the paper gives no value.
     """
     return level_db - level_db.max() >= min(threshold, 0.0)
 
@@ -67,11 +59,8 @@ def code_matrix(n_classes: int, coding: str = "onevsone") -> np.ndarray:
     """Rows are classes, columns two-class problems: +1, -1, or 0 for a class that sits out.
 
     ``"onevsone"`` (MATLAB's ``fitcecoc`` default) has a column for each pair, the first of the
-    pair positive; ``"onevsall"`` one for each class.
-
-    Returns
-    -------
-    np.ndarray [shape=(n_classes, n_learners), dtype=int]
+    pair positive; ``"onevsall"`` one for each class; UsageError for others. The result is
+    [n_classes, n_learners].
     """
     if coding == "onevsall":
         return 2 * np.eye(n_classes, dtype=int) - 1
@@ -87,15 +76,8 @@ def code_matrix(n_classes: int, coding: str = "onevsone") -> np.ndarray:
 def losses(scores: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     """Loss-weighted hinge loss of each class, as ``fitcecoc`` decodes; the smallest wins.
 
-    Parameters
-    ----------
-    scores : np.ndarray [shape=(n, n_learners)]
-        Signed distances, positive on the +1 side.
-    matrix : np.ndarray [shape=(n_classes, n_learners)]
-
-    Returns
-    -------
-    np.ndarray [shape=(n, n_classes)]
+    ``scores`` [n, n_learners] are signed distances, positive on the +1 side; ``matrix`` is that of
+    `code_matrix`; the result is [n, n_classes].
     """
     hinge = np.maximum(0, 1 - matrix[None] * scores[:, None, :]) / 2
     used = np.abs(matrix)

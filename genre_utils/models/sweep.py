@@ -107,7 +107,7 @@ class DenseTraining:
     model : keras.Sequential
         Compiled with Adam, its rate constant. Of its layers the `Dense` and `Dropout` ones count:
         hidden ones with ReLU, a softmax at the end, an L2 penalty on the first kernel or none.
-        The model itself is not changed.
+        The model itself is not changed. ValueError for layers of another kind.
     random : np.random.Generator
         Draws the dropout.
 
@@ -115,11 +115,6 @@ class DenseTraining:
     ----------
     weights : list of np.ndarray
         Kernel and bias of each layer, float32, in Keras' order.
-
-    Raises
-    ------
-    ValueError
-        A layer is of another kind, see above.
     """
 
     def __init__(self, model: "keras.Sequential", random: np.random.Generator) -> None:
@@ -132,7 +127,12 @@ class DenseTraining:
         penalty = dense[0].kernel_regularizer
         self._l2 = np.float32(penalty.l2 if penalty else 0)
         self._learning_rate = np.float32(model.optimizer.learning_rate)
-        self._dropout = _dropout(model.layers)
+        self._dropout: list[float] = []  # share that is dropped behind each dense layer
+        for layer in model.layers:
+            if hasattr(layer, "kernel"):
+                self._dropout.append(0.0)
+            elif hasattr(layer, "rate"):
+                self._dropout[-1] = layer.rate
         self._first, *small = model.get_weights()
         self._moments = np.zeros_like(self._first), np.zeros_like(self._first)
         # The small arrays are views of a flat one, so that one call of Adam does for all.
@@ -148,13 +148,8 @@ class DenseTraining:
     ) -> np.ndarray:
         """Do one step of Adam for each batch.
 
-        Parameters
-        ----------
-        rows : sparse array [shape=(n, inputs)]
-        target : np.ndarray [shape=(n,)]
-            Class numbers.
-        batches : iterable of np.ndarray
-            Numbers of the rows of each batch.
+        ``rows`` are sparse [n, inputs], ``target`` [n] class numbers, ``batches`` the numbers of
+        each batch's rows.
 
         Returns
         -------
@@ -226,17 +221,6 @@ class DenseTraining:
         one, step = np.float32(1), np.float32(self._steps)
         second = np.sqrt(one - np.float32(BETA_2) ** step)
         return self._learning_rate * second / (one - np.float32(BETA_1) ** step)
-
-
-def _dropout(layers: "list[keras.Layer]") -> list[float]:
-    """Share that is dropped behind each hidden dense layer."""
-    rates = []
-    for layer in layers:
-        if hasattr(layer, "kernel"):
-            rates.append(0.0)
-        elif hasattr(layer, "rate"):
-            rates[-1] = layer.rate
-    return rates[:-1]
 
 
 def _scale(rate: float) -> np.float32:

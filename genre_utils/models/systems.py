@@ -20,34 +20,20 @@ from typing import Any
 import joblib
 import numpy as np
 import pandas as pd
+from sklearn import ensemble
 from sklearn.base import BaseEstimator
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.decomposition import PCA
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
-from sklearn.ensemble import (
-    HistGradientBoostingClassifier,
-    RandomForestClassifier,
-    StackingClassifier,
-)
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import FeatureUnion, Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from threadpoolctl import threadpool_limits
 
 from genre_utils.extraction import vgg
-from genre_utils.models import svm
-from genre_utils.models.estimators import (
-    Chosen,
-    FirstComponents,
-    GaussianSVM,
-    InnerFolds,
-    Search,
-    Windows,
-    log_probabilities,
-    pick,
-    structured,
-    weigh,
-)
+from genre_utils.models import estimators, svm
+from genre_utils.models.cnn import FineTuneClassifier, HeadClassifier
+from genre_utils.models.estimators import InnerFolds, Search, structured
 from genre_utils.runtime import GenreUtilsError, UsageError, each
 from genre_utils.store import Rows, Store, code_digest, digest, read_npz, write_atomic
 
@@ -79,8 +65,14 @@ class System:
     make: Callable[..., BaseEstimator]
 
 
+def _of(names: Sequence[str], make: Callable[..., BaseEstimator], **fixed: Any) -> System:  # noqa: ANN401
+    """Return a system of fields, or parts of them (see `estimators.pick`)."""
+    arrays = tuple(dict.fromkeys(name.partition("/")[0] for name in names))
+    return System(arrays, partial(make, *names, **fixed))
+
+
 def _field(name: str) -> FunctionTransformer:
-    return FunctionTransformer(pick, kw_args={"name": name})
+    return FunctionTransformer(estimators.pick, kw_args={"name": name})
 
 
 def _fields(names: Sequence[str], *steps: BaseEstimator) -> FeatureUnion:
@@ -88,31 +80,30 @@ def _fields(names: Sequence[str], *steps: BaseEstimator) -> FeatureUnion:
     return FeatureUnion([(name, make_pipeline(_field(name), *steps)) for name in names])
 
 
-def _cnn(field: str, **settings: Any) -> Pipeline:  # noqa: ANN401
-    from genre_utils.models.cnn import HeadClassifier
-
-    return make_pipeline(_field(field), HeadClassifier(**settings))
+def _cnn(field: str, *, kind: type = HeadClassifier, **settings: Any) -> Pipeline:  # noqa: ANN401
+    return make_pipeline(_field(field), kind(**settings))
 
 
-def _tuned(field: str, **settings: Any) -> Pipeline:  # noqa: ANN401
-    from genre_utils.models.cnn import FineTuneClassifier
-
-    return make_pipeline(_field(field), FineTuneClassifier(**settings))
+def _windows(*fields: str, base: Callable, **settings: Any) -> estimators.Windows:  # noqa: ANN401
+    return estimators.Windows(base(**settings), fields)
 
 
-def _windows(make: Callable, *fields: str, **settings: Any) -> Windows:  # noqa: ANN401
-    return Windows(make(**settings), fields)
-
-
-def _calibrated(*, inner_folds: int = 3, inner_seed: int = 0, **settings: Any) -> BaseEstimator:  # noqa: ANN401
+def _calibrated(
+    field: str,
+    *,
+    inner_folds: int = 3,
+    inner_seed: int = 0,
+    **settings: Any,  # noqa: ANN401
+) -> CalibratedClassifierCV:
     """Temperature scaling (Guo et al., ICML 2017) by answers to inner test clips."""
-    how = {"method": "temperature", "ensemble": False, "cv": InnerFolds(inner_folds, inner_seed)}
-    return CalibratedClassifierCV(_cnn("vgg-mel", **settings), **how)
+    inner = InnerFolds(inner_folds, inner_seed)
+    cnn = _cnn(field, **settings)
+    return CalibratedClassifierCV(cnn, method="temperature", ensemble=False, cv=inner)
 
 
-def _ecoc_svm(*, volume_threshold: float, coding: str) -> Pipeline:
+def _ecoc_svm(field: str, *, volume_threshold: float, coding: str) -> Pipeline:
     vectors = FunctionTransformer(svm.clip_vectors, kw_args={"threshold": volume_threshold})
-    return make_pipeline(_field("svm"), vectors, svm.EcocSVM(coding=coding))
+    return make_pipeline(_field(field), vectors, svm.EcocSVM(coding=coding))
 
 
 def _search(
@@ -129,26 +120,27 @@ def _search(
 
 def _svm(*names: str, gamma: Sequence[float] = GAMMA, **inner: int) -> Search:
     """Gaussian kernel on standardised fields; each field weighs the same, however wide it is."""
-    scaled = StandardScaler(), FunctionTransformer(weigh, kw_args={"n_blocks": len(names)})
+    weigh = FunctionTransformer(estimators.weigh, kw_args={"n_blocks": len(names)})
+    vectors = _fields(names, StandardScaler(), weigh)
     grid = {"classifier__C": (0.1, 1.0, 10.0, 100.0), "classifier__gamma": gamma}
-    return _search(_fields(names, *scaled), GaussianSVM(), grid, **inner)
+    return _search(vectors, estimators.GaussianSVM(), grid, **inner)
 
 
-def _fair_svm(*, volume_threshold: float = -40.0, **inner: int) -> Pipeline:
+def _fair_svm(field: str, *, volume_threshold: float = -40.0, **inner: int) -> Pipeline:
     """How far an SVM gets on MFCC when it is treated like the CNNs.
 
-    The paper's baseline (section 2.5) was cut down to save time: half of each clip, nothing
-    standardised, one linear kernel. Here the same 13 MFCC of the same 20 s that the CNNs see, with
-    their changes over time, standardised, a Gaussian kernel, and its two parameters chosen.
+    The paper's baseline (section 2.5) takes half of each clip, not standardised, and one linear
+    kernel. Here are the same 13 MFCC, of the 20 s that the CNNs see, with their changes over time,
+    standardised, and a Gaussian kernel whose two parameters are chosen.
     """
-    vectors = FunctionTransformer(fair_rows, kw_args={"threshold": volume_threshold})
-    return make_pipeline(vectors, _svm("svm-long", gamma=FAIR_GAMMA, **inner))
+    vectors = FunctionTransformer(_vectors, kw_args={"field": field, "threshold": volume_threshold})
+    return make_pipeline(vectors, _svm(field, gamma=FAIR_GAMMA, **inner))
 
 
-def fair_rows(rows: np.ndarray, threshold: float) -> np.ndarray:
+def _vectors(rows: np.ndarray, field: str, threshold: float) -> np.ndarray:
     """Structured rows with the vectors of `svm.clip_vectors` in place of the frames."""
-    vectors = svm.clip_vectors(rows["svm-long"], threshold, slopes=True)
-    return structured({"svm-long": vectors}, rows["group"])
+    vectors = svm.clip_vectors(rows[field], threshold, slopes=True)
+    return structured({field: vectors}, rows["group"])
 
 
 def _logistic(*names: str, **inner: int) -> Search:
@@ -167,27 +159,19 @@ def _lda(*names: str, root: bool = False, **inner: int) -> Search:
     square roots of the columns first, for those that are heavy-tailed and not negative.
     """
     roots = [FunctionTransformer(np.sqrt)] if root else []
-    vectors = [("fields", make_pipeline(_fields(names), *roots, StandardScaler()))]
-    vectors = Pipeline([*vectors, ("components", FirstComponents())])
+    components = estimators.FirstComponents()
+    vectors = make_pipeline(_fields(names), *roots, StandardScaler(), components)
     classifier = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")
-    grid = {"vectors__components__n_components": (10, 20, 50)}
+    grid = {"vectors__firstcomponents__n_components": (10, 20, 50)}
     return _search(vectors, classifier, grid, **inner)
 
 
-def _forest(*, seed: int = 0) -> Pipeline:
-    forest = RandomForestClassifier(n_estimators=500, random_state=seed)
-    return make_pipeline(_field("handcrafted"), forest)
-
-
-def _boosting(*, seed: int = 0) -> Pipeline:
-    """Boosted trees, small and slow ones: a corpus has some hundred clips."""
-    small = {"max_leaf_nodes": 8, "min_samples_leaf": 10, "early_stopping": False}
-    trees = HistGradientBoostingClassifier(max_iter=100, random_state=seed, **small)
-    return make_pipeline(_field("handcrafted"), trees)
+def _trees(field: str, *, kind: type[BaseEstimator], seed: int = 0, **fixed: Any) -> Pipeline:  # noqa: ANN401
+    return make_pipeline(_field(field), kind(random_state=seed, **fixed))
 
 
 def _stacking(
-    *,
+    *fields: str,
     epochs: int,
     epochs_small: int,
     pooling: str = "flatten",
@@ -195,70 +179,78 @@ def _stacking(
     volume_threshold: float = -40.0,
     inner_folds: int = 2,
     inner_seed: int = 0,
-) -> StackingClassifier:
+) -> ensemble.StackingClassifier:
     """Logistic regression on the log-probabilities of three CNNs and the fair SVM (Wolpert 1992).
 
     It learns from answers to inner test clips; then the systems are trained again on all.
     """
-    lengths = {"vgg-mel": epochs, "vgg-mfcc": epochs_small, "vgg-chroma": epochs_small}
+    *images, frames = fields
     bases = [
         (field, _cnn(field, epochs=length, pooling=pooling, seed=seed))
-        for field, length in lengths.items()
+        for field, length in zip(images, (epochs, epochs_small, epochs_small), strict=True)
     ]
-    bases.append(("svm-long", _fair_svm(volume_threshold=volume_threshold, inner_seed=inner_seed)))
-    judge = make_pipeline(FunctionTransformer(log_probabilities), LogisticRegression(max_iter=1000))
-    folds = InnerFolds(inner_folds, inner_seed)
-    return StackingClassifier(bases, judge, cv=folds, stack_method="predict_proba")
+    fair = _fair_svm(frames, volume_threshold=volume_threshold, inner_seed=inner_seed)
+    logs = FunctionTransformer(estimators.log_probabilities)
+    return ensemble.StackingClassifier(
+        [*bases, (frames, fair)],
+        make_pipeline(logs, LogisticRegression(max_iter=1000)),
+        cv=InnerFolds(inner_folds, inner_seed),
+        stack_method="predict_proba",
+    )
 
 
-def _chosen(candidates: dict[str, Callable[..., Search]], **inner: int) -> Chosen:
-    return Chosen({name: make(**inner) for name, make in candidates.items()})
+def _chosen(candidates: dict[str, System], **inner: int) -> estimators.Chosen:
+    return estimators.Chosen({name: system.make(**inner) for name, system in candidates.items()})
 
 
 _VGG = {
-    "pooled-svm": partial(_svm, *POOLED),
-    "block3-svm": partial(_svm, POOLED[0]),
-    "block4-svm": partial(_svm, POOLED[1]),
-    "blocks3+4-svm": partial(_svm, *POOLED[:2]),
-    "pooled-lda": partial(_lda, *POOLED, root=True),
+    "pooled-svm": _of(POOLED, _svm),
+    "block3-svm": _of(POOLED[:1], _svm),
+    "block4-svm": _of(POOLED[1:2], _svm),
+    "blocks3+4-svm": _of(POOLED[:2], _svm),
+    "pooled-lda": _of(POOLED, _lda, root=True),
 }
-_OTHERS = {
-    "handcrafted-svm": partial(_svm, "handcrafted"),
-    "musicnn-svm": partial(_svm, *MUSICNN),
-    "musicnn-logreg": partial(_logistic, *MUSICNN),
-    "musicnn-lda": partial(_lda, *MUSICNN),
-    "musicnn+handcrafted": partial(_svm, *MUSICNN, "handcrafted"),
-    "musicnn+handcrafted-lda": partial(_lda, *MUSICNN, "handcrafted"),
-    "all-features": partial(_svm, *MUSICNN, "handcrafted", *POOLED),
+_ALL = _VGG | {
+    "handcrafted-svm": _of(["handcrafted"], _svm),
+    "musicnn-svm": _of(MUSICNN, _svm),
+    "musicnn-logreg": _of(MUSICNN, _logistic),
+    "musicnn-lda": _of(MUSICNN, _lda),
+    "musicnn+handcrafted": _of([*MUSICNN, "handcrafted"], _svm),
+    "musicnn+handcrafted-lda": _of([*MUSICNN, "handcrafted"], _lda),
+    "all-features": _of([*MUSICNN, "handcrafted", *POOLED], _svm),
 }
-_MEL, _BOTH = ("vgg-mel", "vgg-mel-last"), ("musicnn", "handcrafted")
-_ALL, _BLOCK3 = ("pooled-mel", "handcrafted", "musicnn"), ("pooled-mel", "pooled-mel-last")
+_MELS, _POOLS = ("vgg-mel", "vgg-mel-last"), ("pooled-mel", "pooled-mel-last")
+_FOUR = ("vgg-mel", "vgg-mfcc", "vgg-chroma", "svm-long")
+_FOREST = {"kind": ensemble.RandomForestClassifier, "n_estimators": 500}
+# Small and slow trees: a corpus has some hundred clips.
+_BOOSTING = {"kind": ensemble.HistGradientBoostingClassifier, "max_iter": 100}
+_BOOSTING |= {"max_leaf_nodes": 8, "min_samples_leaf": 10, "early_stopping": False}
 SYSTEMS: MappingProxyType[str, System] | dict[str, System] = {
-    "cnn-mel": System(("vgg-mel",), partial(_cnn, "vgg-mel")),
-    "cnn-mfcc": System(("vgg-mfcc",), partial(_cnn, "vgg-mfcc")),
-    "cnn-chroma": System(("vgg-chroma",), partial(_cnn, "vgg-chroma")),
-    "svm-mfcc": System(("svm",), _ecoc_svm),
-    "svm-fair": System(("svm-long",), _fair_svm),
-    "stacking": System(("vgg-mel", "vgg-mfcc", "vgg-chroma", "svm-long"), _stacking),
-    "cnn-mel-tuned5": System(("block4-mel",), partial(_tuned, "block4-mel")),
-    "cnn-mel-tuned-all": System(("mel",), partial(_tuned, "mel")),
-    "cnn-mel-windows": System(_MEL, partial(_windows, partial(_cnn, "vgg-mel"), *_MEL)),
-    "cnn-mel-calibrated": System(("vgg-mel",), _calibrated),
-    "pooled-svm": System(("pooled-mel",), _VGG["pooled-svm"]),
-    "block3-svm": System(("pooled-mel",), _VGG["block3-svm"]),
-    "block3-svm-windows": System(_BLOCK3, partial(_windows, _VGG["block3-svm"], *_BLOCK3)),
-    "pooled-lda": System(("pooled-mel",), _VGG["pooled-lda"]),
-    "handcrafted-logreg": System(("handcrafted",), partial(_logistic, "handcrafted")),
-    "handcrafted-forest": System(("handcrafted",), _forest),
-    "handcrafted-svm": System(("handcrafted",), _OTHERS["handcrafted-svm"]),
-    "handcrafted-boosting": System(("handcrafted",), _boosting),
-    "musicnn-svm": System(("musicnn",), _OTHERS["musicnn-svm"]),
-    "musicnn-lda": System(("musicnn",), _OTHERS["musicnn-lda"]),
-    "musicnn+handcrafted": System(_BOTH, _OTHERS["musicnn+handcrafted"]),
-    "musicnn+handcrafted-lda": System(_BOTH, _OTHERS["musicnn+handcrafted-lda"]),
-    "all-features": System(_ALL, _OTHERS["all-features"]),
+    "cnn-mel": _of(["vgg-mel"], _cnn),
+    "cnn-mfcc": _of(["vgg-mfcc"], _cnn),
+    "cnn-chroma": _of(["vgg-chroma"], _cnn),
+    "svm-mfcc": _of(["svm"], _ecoc_svm),
+    "svm-fair": _of(["svm-long"], _fair_svm),
+    "stacking": _of(_FOUR, _stacking),
+    "cnn-mel-tuned5": _of(["block4-mel"], _cnn, kind=FineTuneClassifier),
+    "cnn-mel-tuned-all": _of(["mel"], _cnn, kind=FineTuneClassifier),
+    "cnn-mel-windows": _of(_MELS, _windows, base=partial(_cnn, "vgg-mel")),
+    "cnn-mel-calibrated": _of(["vgg-mel"], _calibrated),
+    "pooled-svm": _VGG["pooled-svm"],
+    "block3-svm": _VGG["block3-svm"],
+    "block3-svm-windows": _of(_POOLS, _windows, base=_VGG["block3-svm"].make),
+    "pooled-lda": _VGG["pooled-lda"],
+    "handcrafted-logreg": _of(["handcrafted"], _logistic),
+    "handcrafted-forest": _of(["handcrafted"], _trees, **_FOREST),
+    "handcrafted-svm": _ALL["handcrafted-svm"],
+    "handcrafted-boosting": _of(["handcrafted"], _trees, **_BOOSTING),
+    "musicnn-svm": _ALL["musicnn-svm"],
+    "musicnn-lda": _ALL["musicnn-lda"],
+    "musicnn+handcrafted": _ALL["musicnn+handcrafted"],
+    "musicnn+handcrafted-lda": _ALL["musicnn+handcrafted-lda"],
+    "all-features": _ALL["all-features"],
     "chosen-vgg": System(("pooled-mel",), partial(_chosen, _VGG)),
-    "chosen": System(_ALL, partial(_chosen, _VGG | _OTHERS)),
+    "chosen": System(_ALL["all-features"].arrays, partial(_chosen, _ALL)),
 }
 
 
@@ -280,8 +272,7 @@ def cross_validate(
     name : str
         A key of `SYSTEMS`.
     arrays : callable
-        Name of stored arrays -> their store (`Run.arrays`, or a dictionary's ``__getitem__``).
-        They stay on disk until a fold takes its rows.
+        Name of stored arrays -> their store (`Run.arrays`); a fold reads its rows from disk.
     clips : pd.DataFrame
         The n usable clips: clip_id, genre, sha256 (of the audio).
     splits : pd.DataFrame
@@ -298,9 +289,9 @@ def cross_validate(
     Returns
     -------
     predictions : pd.DataFrame
-        system, protocol, fold, clip_id, y_true, y_pred and, where the system gives probabilities,
-        one column ``p_<genre>`` a genre; ordered by protocol (as in ``splits``) and clip.
-        ``attrs["seconds"]`` is how long the folds took, training and testing, when they were made.
+        system, protocol, fold, clip_id, y_true, y_pred; of a system with probabilities a column
+        ``p_<genre>`` a genre; ordered by protocol (as in ``splits``) and clip.
+        ``attrs["seconds"]`` is how long the folds took when they were made.
     history : pd.DataFrame
         system, protocol, fold, then epoch, loss, accuracy of the training, a row an epoch; or of
         a system that chooses, what it chose; else empty.
@@ -313,30 +304,24 @@ def cross_validate(
     system, y = SYSTEMS[name], clips["genre"].to_numpy()
     stores = {array: arrays(array) for array in system.arrays}
     stored = {array: store.rows(list(clips["sha256"])) for array, store in stores.items()}
-    known = {
-        "arrays": [store.folder.name for store in stores.values()],
-        "clips": clips[["sha256", "genre"]].to_numpy().tolist(),
-    }
+    known = {"arrays": [store.folder.name for store in stores.values()]}
+    known["clips"] = clips[["sha256", "genre"]].to_numpy().tolist()
     plan, todo = [], []
     for protocol, part in splits.groupby("protocol", sort=False):
         part = part.set_index("clip_id").reindex(clips["clip_id"])
-        if part["fold"].isna().any():
-            raise GenreUtilsError(
-                f"{part['fold'].isna().sum()} of {len(clips)} clips have no fold under the "
-                f"protocol {protocol}; run notebook 01_data again"
-            )
+        if n := part["fold"].isna().sum():
+            without = f"{n} of {len(clips)} clips have no fold under the protocol {protocol}"
+            raise GenreUtilsError(f"{without}; run notebook 01_data again")
         _, group = np.unique(part["group"].astype(str), return_inverse=True)
-        for i in sorted(part["fold"].astype(int).unique()):
-            if folds is not None and i not in folds:
-                continue
-            test, seeded = (part["fold"] == i).to_numpy(), dict(settings)
-            if "seed" in settings:
-                seeded["seed"] += int(i)
-            estimator = system.make(**seeded)
+        tested = sorted(set(part["fold"].astype(int)))
+        for i in (i for i in tested if folds is None or i in folds):
+            test = (part["fold"] == i).to_numpy()
+            seed = {"seed": settings["seed"] + i} if "seed" in settings else {}
+            estimator = system.make(**settings | seed)
             key = known | {"test": np.flatnonzero(test).tolist(), "group": group.tolist()}
             key |= {"estimator": joblib.hash(estimator), "code": code_digest(*_code(estimator))}
             path = root / f"{name}-{digest(key)[:24]}.npz"
-            plan.append((test, {"system": name, "protocol": protocol, "fold": int(i)}, path))
+            plan.append((test, {"system": name, "protocol": protocol, "fold": i}, path))
             if read_npz(path) is None:
                 todo.append((estimator, stored, y, test, group, path))
     each(_fold, todo, jobs=jobs, desc=name, unit="fold")
@@ -346,10 +331,9 @@ def cross_validate(
         tables.append(_predictions(clips[test], result, sorted(set(y)), place))
         histories.append(_history(result, place))
         seconds += float(result["seconds"])
-    predictions = pd.concat(tables).sort_values("clip_id", kind="stable")
-    order = {protocol: i for i, protocol in enumerate(splits["protocol"].unique())}
-    predictions = predictions.sort_values("protocol", key=lambda p: p.map(order), kind="stable")
-    predictions = predictions.reset_index(drop=True)
+    table = pd.concat(tables)
+    by_protocol = [part.sort_values("clip_id") for _, part in table.groupby("protocol", sort=False)]
+    predictions = pd.concat(by_protocol, ignore_index=True)
     predictions.attrs["seconds"] = seconds
     return predictions, pd.concat(histories, ignore_index=True)
 
@@ -384,10 +368,8 @@ def _fold(
         for part in (~test, test)
     )
     estimator.fit(train, y[~test])
-    result = {
-        "classes": np.asarray(estimator.classes_, dtype=str),
-        "predicted": np.asarray(estimator.predict(held_out), dtype=str),
-    }
+    result = {"classes": np.asarray(estimator.classes_, dtype=str)}
+    result["predicted"] = np.asarray(estimator.predict(held_out), dtype=str)
     if hasattr(estimator, "predict_proba"):
         result["proba"] = estimator.predict_proba(held_out)
     last = estimator[-1] if isinstance(estimator, Pipeline) else estimator
@@ -423,24 +405,12 @@ def _history(result: dict[str, np.ndarray], place: dict) -> pd.DataFrame:
 def some_artists(
     artist: np.ndarray, genre: np.ndarray, train: np.ndarray, train_size: float, seed: int = 0
 ) -> np.ndarray:
-    """Choose a share of each genre's training artists, two at least.
+    """Choose a share (0 to 1) of each genre's training artists, two at least.
 
-    Of one seed, the artists of a smaller share are among those of a larger one. An artist with
-    several genres counts for that of the first clip, and comes with all clips.
-
-    Parameters
-    ----------
-    artist, genre : np.ndarray [shape=(n,)]
-        Of each clip.
-    train : np.ndarray [shape=(n,), dtype=bool]
-        The clips that may be trained on.
-    train_size : float
-        More than 0, at most 1.
-
-    Returns
-    -------
-    np.ndarray [shape=(n,), dtype=bool]
-        The chosen artists' training clips.
+    ``artist``, ``genre`` and ``train`` (the clip may be trained on) are arrays over clips, [n], and
+    so is the result: the chosen artists' training clips. Of one seed, the artists of a smaller
+    share are among those of a larger one. An artist with several genres counts for that of the
+    first clip, and comes with all clips.
     """
     shuffled = np.random.default_rng(seed).permutation(np.unique(artist))
     known = pd.Series(genre[train], artist[train])
@@ -463,12 +433,10 @@ def with_fewer_artists(
     draws: int = 1,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Test every clip with training parts that lack artists.
+    """Test every clip with training parts that lack artists; see also `cross_validate`.
 
     Parameters
     ----------
-    name, arrays, clips, settings, root
-        See `cross_validate`.
     splits : pd.DataFrame
         Of the protocol ``artist``; ``group`` is the artist.
     train_sizes : sequence of float
