@@ -168,7 +168,8 @@ PICTURES = {
 
 def draw(name, note=""):
     function, arguments, _ = PICTURES[name]
-    return getattr(figures, function)(*arguments, note=note)
+    module = figures if hasattr(figures, function) else clip_figures
+    return getattr(module, function)(*arguments, note=note)
 
 
 def texts(artist):
@@ -195,8 +196,8 @@ def test_a_picture_says_what_its_input_says_and_its_file_repeats(name, tmp_path)
     fig = draw(name, NOTE)
     assert plt.get_fignums() == opened
     paths = [tmp_path / "folder" / "a.png", tmp_path / "b.png"]
-    figures.save(fig, paths[0])
-    figures.save(draw(name, NOTE), paths[1])
+    clip_figures.save(fig, paths[0])
+    clip_figures.save(draw(name, NOTE), paths[1])
     assert paths[0].read_bytes() == paths[1].read_bytes()
     assert paths[0].read_bytes().startswith(b"\x89PNG")
     assert b"Software" not in paths[0].read_bytes()
@@ -222,7 +223,7 @@ def test_a_picture_says_what_its_input_says_and_its_file_repeats(name, tmp_path)
 def test_a_file_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "folder").mkdir()
     with pytest.raises(GenreUtilsError, match="cannot write"):
-        figures.save(draw("waveform"), tmp_path / "folder")
+        clip_figures.save(draw("waveform"), tmp_path / "folder")
 
 
 def test_mel_axis_is_in_hertz_and_seconds():
@@ -278,7 +279,7 @@ def test_block_shapes_halve_and_round_down(name):
 def test_layers_of_the_schematic_are_those_of_the_model(pooling):
     model = cnn.build_head((6, 19, 512), 9, pooling=pooling)
     expected = [(layer.output.shape[-1], layer.count_params()) for layer in model.layers]
-    layers = figures.dense_layers((6, 19, 512), 9, pooling)
+    layers = clip_figures.dense_layers((6, 19, 512), 9, pooling)
     assert [(outputs, n) for _, outputs, n in layers] == expected
     assert ("Flatten" in texts(draw("average"))) is False
 
@@ -352,12 +353,14 @@ def test_points_and_intervals_stand_in_the_row_of_their_system():
 def test_fold_points_and_means():
     (ax,) = draw("folds").axes
     points = [c for c in ax.collections if len(c.get_offsets()) == 5]
-    lines = [c for c in ax.collections if c not in points]
-    assert len(points) == len(lines) == 8
+    lines = [line for line in ax.lines if line.get_marker() == "_"]
+    assert (len(points), len(lines)) == (8, 2)
     for cloud in points:
         assert cloud.get_offsets()[:, 1].tolist() == pytest.approx([0.5, 0.51, 0.52, 0.53, 0.54])
     for line in lines:
-        assert line.get_segments()[0][:, 1].tolist() == pytest.approx([0.52, 0.52])
+        assert line.get_ydata() == pytest.approx([0.52] * 4)
+        clouds = [c for c in points if to_hex(c.get_facecolor()[0]) == to_hex(line.get_color())]
+        assert line.get_xdata() == pytest.approx([c.get_offsets()[0, 0] for c in clouds])
 
 
 def test_training_curves_draw_mean_and_range_of_the_folds():

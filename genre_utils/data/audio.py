@@ -5,9 +5,8 @@ Sound files of any length as windows of 20 s, read piece by piece.
 
 import io
 import os
-import stat
 from collections.abc import Iterable, Iterator
-from itertools import chain
+from contextlib import contextmanager
 from pathlib import Path
 
 import librosa
@@ -35,22 +34,41 @@ class AudioError(GenreUtilsError):
         return type(self), (self.path, self.reason)
 
 
+@contextmanager
+def _reasons(path: Path) -> Iterator[None]:
+    """Turn what goes wrong in reading a file into an `AudioError`."""
+    try:
+        yield
+    except OSError as error:
+        raise AudioError(path, f"cannot be read: {error.strerror or error}") from None
+    except soundfile.LibsndfileError as error:
+        unknown = error.code == 7  # "file does not exist": of an open file it cannot be true
+        reason = "Format not recognised" if unknown else error.error_string.rstrip(".")
+        raise AudioError(path, f"cannot be decoded: {reason}") from None
+
+
+def _mono(path: Path, y: np.ndarray) -> np.ndarray:
+    """Average the channels of y [n, channels]; refuse NaN and infinity."""
+    if not np.isfinite(y).all():
+        raise AudioError(path, "cannot be decoded: samples that are not finite")
+    return y.mean(axis=1, dtype=np.float64).astype(np.float32)
+
+
 def decode(path: str | Path, sr: int = SAMPLE_RATE, duration: float | None = None) -> np.ndarray:
-    """Read a file as one channel, the whole or the first ``duration`` seconds.
+    """Read a file as one channel: channels averaged, then resampled (soxr).
 
     Parameters
     ----------
     path : str or Path
         Anything libsndfile decodes: wav, flac, ogg, mp3, au, aiff and others.
     sr : int
-        Sampling rate of the result in Hz; the channels are averaged, then resampled (soxr).
+        Sampling rate of the result in Hz.
     duration : float, optional
-        How much is needed; what lies behind is neither decoded nor checked.
+        Seconds needed; what lies behind is neither decoded nor checked. Without it: all.
 
     Returns
     -------
     np.ndarray [shape=(n,), dtype=float32]
-        With ``duration`` not longer than that.
 
     Raises
     ------
@@ -58,37 +76,21 @@ def decode(path: str | Path, sr: int = SAMPLE_RATE, duration: float | None = Non
         The file is missing, empty, unreadable, not audio, or holds values that are not finite.
     """
     path = Path(path)
-    try:
+    with _reasons(path):
         content = path.read_bytes()
-    except OSError as error:
-        raise AudioError(path, f"cannot be read: {error.strerror or error}") from None
-    if not content:
-        raise AudioError(path, "empty file")
-    try:
-        y, native_sr = _read(content, sr, duration)
-    except soundfile.LibsndfileError as error:
-        unknown = error.code == 7  # "file does not exist": of memory it cannot be true
-        reason = "Format not recognised" if unknown else error.error_string.rstrip(".")
-        raise AudioError(path, f"cannot be decoded: {reason}") from None
+        if not content:
+            raise AudioError(path, "empty file")
+        # From memory: by the content alone, whatever the name's extension says.
+        with soundfile.SoundFile(io.BytesIO(content)) as file:
+            ahead = 0 if file.samplerate == sr else 1  # s; the resampling filter looks ahead
+            frames = -1 if duration is None else round((duration + ahead) * file.samplerate)
+            y = file.read(frames, dtype="float32", always_2d=True)
     if not len(y):
         raise AudioError(path, "cannot be decoded: no samples in it")
-    if not np.isfinite(y).all():
-        raise AudioError(path, "cannot be decoded: samples that are not finite")
-    y = y[:, 0] if y.shape[1] == 1 else y.mean(axis=1, dtype=np.float64).astype(np.float32)
-    if native_sr != sr:
-        y = librosa.resample(y, orig_sr=native_sr, target_sr=sr)
+    y = _mono(path, y)
+    if file.samplerate != sr:
+        y = librosa.resample(y, orig_sr=file.samplerate, target_sr=sr)
     return y if duration is None else y[: round(duration * sr)]
-
-
-def _read(content: bytes, sr: int, duration: float | None) -> tuple[np.ndarray, int]:
-    """Return samples [shape=(n, channels), dtype=float32] and their rate in Hz."""
-    # From memory: by the content alone, whatever the name's extension says.
-    with soundfile.SoundFile(io.BytesIO(content)) as file:
-        frames = -1
-        if duration is not None:
-            ahead = 0 if file.samplerate == sr else 1  # s; the resampling filter looks ahead
-            frames = round((duration + ahead) * file.samplerate)
-        return file.read(frames, dtype="float32", always_2d=True), file.samplerate
 
 
 def cut(
@@ -105,22 +107,12 @@ def cut(
     The paper does not say which 20 s; the default is the first. A shorter clip is repeated
     (``fill="repeat"``, our reading of "concatenate") or followed by silence (``"zeros"``).
 
-    Parameters
-    ----------
-    y : np.ndarray [shape=(n,)]
-    sr : int
-        Sampling rate in Hz.
-    offset, duration, min_duration : float
-        In seconds.
-
-    Returns
-    -------
-    np.ndarray [shape=(duration * sr,), dtype=float32]
+    ``y`` is [shape=(n,)] at ``sr`` Hz; the result [shape=(duration * sr,), dtype=float32].
 
     Raises
     ------
     ValueError
-        Less than ``min_duration`` left, or silence; the text is the reason.
+        Less than ``min_duration`` (s) is left, or silence; the text is the reason.
     UsageError
         An unknown ``fill``.
     """
@@ -143,16 +135,9 @@ def cut(
 def load_clip(
     path: str | Path, *, offset: float = 0.0, duration: float = 20.0, **how: float | str
 ) -> np.ndarray:
-    """Decode what is needed of a file and `cut` it; ``how`` are `cut`'s other arguments.
+    """Decode what is needed of a file and `cut` it to float32 [duration * 16000].
 
-    Returns
-    -------
-    np.ndarray [shape=(duration * 16000,), dtype=float32]
-
-    Raises
-    ------
-    AudioError
-        As `decode`; or the part asked for is too short or silent.
+    ``how`` are `cut`'s other arguments. `AudioError` as from `decode`, and where `cut` refuses.
     """
     y = decode(path, duration=offset + duration)
     try:
@@ -167,7 +152,7 @@ def check(path: str | Path, min_duration: float = 1.0) -> tuple[float, str]:
     Returns
     -------
     duration_s : float
-        Length of what could be decoded, in seconds; NaN when nothing could.
+        Seconds that could be decoded; NaN when nothing could.
     status : str
         ``"ok"``, or the reason for refusing the file.
     """
@@ -187,23 +172,10 @@ PIECE = 30  # seconds decoded at a time
 
 
 def sound_files(places: Iterable[str | Path]) -> dict[Path, str]:
-    """List the files that were asked for.
+    """List the files that were asked for: path -> "", or why nothing can be read there.
 
-    Parameters
-    ----------
-    places : iterable of str or Path
-        Files of any name, and folders, in which every file that is called like a sound file is
-        found, links followed.
-
-    Returns
-    -------
-    dict
-        Path -> "", or why nothing can be read there; each path once, in order.
-
-    Raises
-    ------
-    UsageError
-        There is no file at all.
+    A place is a file of any name, or a folder, in which every file that is called like a sound
+    file is found, links followed. `UsageError` where there is no file at all.
     """
     found: dict[Path, str] = {}
     for place in map(Path, places):
@@ -212,8 +184,8 @@ def sound_files(places: Iterable[str | Path]) -> dict[Path, str]:
         else:
             found[place] = "" if os.path.lexists(place) else "no such file or folder"
     if all(found.values()):
-        first = "; ".join(f"{path}: {why}" for path, why in list(found.items())[:1])
-        raise UsageError(f"no sound file to listen to: {first}")
+        path, why = next(iter(found.items()), ("places", "none named"))
+        raise UsageError(f"no sound file to listen to: {path}: {why}")
     return found
 
 
@@ -249,7 +221,7 @@ def windows(path: str | Path, *, hop: float = HOP) -> Iterator[tuple[float, np.n
     Raises
     ------
     AudioError
-        As `audio.decode`, also in the middle of the file.
+        As `decode`, also in the middle of the file.
     """
     size, step = round(paper.AUDIO["duration"] * SAMPLE_RATE), round(hop * SAMPLE_RATE)
     kept, start = np.empty(0, np.float32), 0  # start: of what is kept; kept: what is still needed
@@ -271,40 +243,21 @@ def windows(path: str | Path, *, hop: float = HOP) -> Iterator[tuple[float, np.n
 
 def _pieces(path: Path) -> Iterator[np.ndarray]:
     """Decode a file piece by piece: channels averaged, resampled to 16 kHz."""
-    try:
-        if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for ever
+    with _reasons(path):
+        if path.exists() and not path.is_file():  # opening a pipe would wait for ever
             raise AudioError(path, "cannot be read: not a regular file")
-        with path.open("rb") as stream:
-            if not os.fstat(stream.fileno()).st_size:
-                raise AudioError(path, "empty file")
-            yield from _resampled(path, stream.fileno())
-    except OSError as error:
-        raise AudioError(path, f"cannot be read: {error.strerror or error}") from None
-    except soundfile.LibsndfileError as error:
-        reason = error.error_string.rstrip(".")
-        raise AudioError(path, f"cannot be decoded: {reason}") from None
-
-
-def _resampled(path: Path, descriptor: int) -> Iterator[np.ndarray]:
-    empty = np.empty(0, np.float32)
-    with soundfile.SoundFile(descriptor, closefd=False) as sound:
-        resample = None
-        if sound.samplerate != SAMPLE_RATE:  # librosa's default resampler, as a stream
-            stream = soxr.ResampleStream(sound.samplerate, SAMPLE_RATE, 1, "float32", "HQ")
-            resample = stream.resample_chunk
-        heard = False
-        for y in chain(_channels_averaged(path, sound), [empty]):
-            heard = heard or len(y) > 0
-            yield resample(y, last=not len(y)) if resample else y
-    if not heard:
-        raise AudioError(path, "cannot be decoded: no samples in it")
-
-
-def _channels_averaged(path: Path, sound: soundfile.SoundFile) -> Iterator[np.ndarray]:
-    while True:
-        y = sound.read(PIECE * sound.samplerate, dtype="float32", always_2d=True)
-        if not len(y):
-            return
-        if not np.isfinite(y).all():
-            raise AudioError(path, "cannot be decoded: samples that are not finite")
-        yield y.mean(axis=1, dtype=np.float64).astype(np.float32)
+        if not path.stat().st_size:
+            raise AudioError(path, "empty file")
+        with path.open("rb") as f, soundfile.SoundFile(f.fileno(), closefd=False) as file:
+            resample = None
+            if file.samplerate != SAMPLE_RATE:  # librosa's default resampler, as a stream
+                stream = soxr.ResampleStream(file.samplerate, SAMPLE_RATE, 1, "float32", "HQ")
+                resample = stream.resample_chunk
+            heard, piece = False, PIECE * file.samplerate
+            while len(y := file.read(piece, dtype="float32", always_2d=True)):
+                y, heard = _mono(path, y), True
+                yield resample(y) if resample else y
+            if not heard:
+                raise AudioError(path, "cannot be decoded: no samples in it")
+            if resample:
+                yield resample(np.empty(0, np.float32), last=True)

@@ -14,7 +14,6 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +31,7 @@ from genre_utils.data.audio import SAMPLE_RATE
 from genre_utils.runtime import GenreUtilsError, UsageError, progress
 from genre_utils.store import code_digest, digest, write_atomic, write_json, write_text
 
-RULES_FILE = Path(__file__).with_name("demo_genres.yml")
-RULES = yaml.safe_load(RULES_FILE.read_text(encoding="utf-8"))
+RULES = yaml.safe_load(Path(__file__).with_name("demo_genres.yml").read_text(encoding="utf-8"))
 GENRES = RULES["genres"]
 FAVOURITES = 2  # options of each list that an artist uses
 LIKELIER = 1.7
@@ -63,9 +61,13 @@ class Artist:
     looseness: float
     mix: dict[str, Any]
 
+    def seeded(self, *what: str | int) -> np.random.Generator:
+        """Random numbers for one purpose of this artist."""
+        return seeded(self.seed, self.genre, self.name, *what)
+
     def favourites(self, what: str, options: Sequence) -> list:
         """Return the few of ``options`` that this artist ever uses."""
-        order = seeded(self.seed, self.genre, self.name, what).permutation(len(options))
+        order = self.seeded(what).permutation(len(options))
         return [options[i] for i in order[:FAVOURITES]]
 
 
@@ -144,7 +146,7 @@ def draw_artist(seed: int, genre: str, index: int) -> Artist:
 
 def draw_track(artist: Artist, number: int) -> Track:
     """Decide the ``number``-th track: mostly the artist's genre, sometimes a neighbouring one."""
-    rng = seeded(artist.seed, artist.genre, artist.name, "track", number)
+    rng = artist.seeded("track", number)
     chances = GENRES[artist.genre]["neighbours"]
     names = [*chances, artist.genre]
     genre = str(rng.choice(names, p=[*chances.values(), 1 - sum(chances.values())]))
@@ -177,7 +179,7 @@ def draw_track(artist: Artist, number: int) -> Track:
 def titles(artist: Artist, n: int) -> list[str]:
     """Invent ``n`` different titles for an artist's tracks and albums."""
     first, second = RULES["titles"]["first"], RULES["titles"]["second"]
-    rng = seeded(artist.seed, artist.genre, artist.name, "titles")
+    rng = artist.seeded("titles")
     picked = rng.choice(len(first) * len(second), n, replace=False)
     return [f"{first[i // len(second)]} {second[i % len(second)]}" for i in picked]
 
@@ -206,21 +208,13 @@ def semitones(scale: list[int], degree: int) -> int:
 FORM = "AABA"
 SECTION_S = 12.0  # shortest section in seconds
 PHRASE = 4  # bars after which a tune starts again
-LOUDNESS = {"X": 1.15, "x": 1.0, "o": 0.75}
-STEPS = np.array([-3, -2, -1, -1, 0, 1, 1, 2, 3])  # a tune's moves in scale degrees
 
 Event = tuple[float, float, int, float]  # start and length in sixteenths, pitch, velocity
 
 
 def compose(track: Track, length: float) -> pretty_midi.PrettyMIDI:
-    """Write the notes of at least ``length`` seconds.
-
-    Returns
-    -------
-    pretty_midi.PrettyMIDI
-        One instrument per role of the track, named after it; a role that never plays is absent.
-    """
-    rng = seeded(track.artist.seed, track.artist.genre, track.artist.name, "notes", track.number)
+    """Write the notes of at least ``length`` seconds, an instrument for each role that plays."""
+    rng = track.artist.seeded("notes", track.number)
     bars = math.ceil(length / (track.steps * track.step_s)) + 1
     section = len(track.progression) * track.bars_per_chord
     section *= math.ceil(SECTION_S / (section * track.steps * track.step_s))
@@ -234,13 +228,9 @@ def compose(track: Track, length: float) -> pretty_midi.PrettyMIDI:
         tunes = {x: _tune(part.rest, rng) for x in "AB"}
         voice = pretty_midi.Instrument(part.program, part.role == "drums", part.role)
         for bar, letter in enumerate(letters):
-            if not plays[letter]:
-                continue
-            if part.pattern:
-                events = _drum_events(track, part.pattern, bar)
-            else:
-                events = _tonal_events(track, part, bar, tunes[letter], rng)
-            voice.notes += [_note(track, part.level * swell[bar], bar, e, rng) for e in events]
+            if plays[letter]:
+                events = _events(track, part, bar, tunes[letter], rng)
+                voice.notes += [_note(track, part.level * swell[bar], bar, e, rng) for e in events]
         if voice.notes:
             score.instruments.append(voice)
     return score
@@ -248,20 +238,18 @@ def compose(track: Track, length: float) -> pretty_midi.PrettyMIDI:
 
 def _bar_of(rhythm: str, bar: int, steps: int) -> list[tuple[int, float]]:
     text = rhythm[16 * (bar % (len(rhythm) // 16)) :][:steps]
-    return [(step, LOUDNESS[sign]) for step, sign in enumerate(text) if sign != "."]
+    return [(step, RULES["loudness"][sign]) for step, sign in enumerate(text) if sign != "."]
 
 
-def _drum_events(track: Track, pattern: dict[str, str], bar: int) -> list[Event]:
-    return [
-        (step, 1.0, RULES["drums"][piece], loudness)
-        for piece, rhythm in pattern.items()
-        for step, loudness in _bar_of(rhythm, bar, track.steps)
-    ]
-
-
-def _tonal_events(
+def _events(
     track: Track, part: Part, bar: int, tune: list[int | None], rng: np.random.Generator
 ) -> list[Event]:
+    if part.pattern:
+        return [
+            (step, 1.0, RULES["drums"][piece], loudness)
+            for piece, rhythm in part.pattern.items()
+            for step, loudness in _bar_of(rhythm, bar, track.steps)
+        ]
     if part.rhythm == "hold":
         starts = [(0, 1.0)] if bar % track.bars_per_chord == 0 else []
         ends = [track.steps * track.bars_per_chord]
@@ -293,33 +281,28 @@ def _pick(
     close = sorted({tone % 12 for tone in chord})
     ladder = close + [tone + 12 for tone in close]
     there_and_back = ladder + ladder[-2:0:-1]
-    match part.pick:
-        case "block":  # low voices keep the chord's own spacing, high ones stay close together
-            return [root + tone - chord[0] for tone in chord] if part.octave < 4 else close
-        case "up":
-            return [ladder[i % len(ladder)]]
-        case "updown":
-            return [there_and_back[(bar % 2 * n + i) % len(there_and_back)]]
-        case "random":
-            return [int(rng.choice(ladder))]
-        case "fifth":
-            return [root + 7 * (i % 2)]
-        case "octave":
-            return [root + 12 * (i % 2)]
-        case "drone":
-            return [0, 7]
-        case "walk" if i == n - 1 and n > 1:  # lead into the next chord by a semitone
-            return [track.chord(bar + 1)[0] % 12 + int(rng.choice([-1, 1]))]
-        case "walk" if i > 0:
-            return [int(rng.choice(close))]
-        case "walk" | "root":
-            return [root]
-    raise ValueError(f"unknown pick {part.pick!r} in {RULES_FILE.name}")
+    if part.pick == "random":
+        return [int(rng.choice(ladder))]
+    if part.pick == "walk" and i == n - 1 and n > 1:  # lead into the next chord by a semitone
+        return [track.chord(bar + 1)[0] % 12 + int(rng.choice([-1, 1]))]
+    if part.pick == "walk" and i > 0:
+        return [int(rng.choice(close))]
+    return {
+        # Low voices keep the chord's own spacing, high ones stay close together.
+        "block": [root + tone - chord[0] for tone in chord] if part.octave < 4 else close,
+        "up": [ladder[i % len(ladder)]],
+        "updown": [there_and_back[(bar % 2 * n + i) % len(there_and_back)]],
+        "fifth": [root + 7 * (i % 2)],
+        "octave": [root + 12 * (i % 2)],
+        "drone": [0, 7],
+        "root": [root],
+        "walk": [root],
+    }[part.pick]
 
 
 def _tune(rest: float, rng: np.random.Generator) -> list[int | None]:
     """Scale degrees of a phrase, None for a rest: a random walk folded into -3..9."""
-    walk = np.cumsum(rng.choice(STEPS, 24)) % 24
+    walk = np.cumsum(rng.choice(RULES["tune_moves"], 24)) % 24
     silent = rng.random(len(walk)) < rest
     return [None if q else int(min(d, 24 - d)) - 3 for d, q in zip(walk, silent, strict=True)]
 
@@ -354,18 +337,11 @@ SIZE = {
     "tracks_per_artist": 3,
     "clips_per_track": 2,
 }
-BANDS = (0, 60, 150, 350, 800, 1800, 3500, 6000, 8000)  # Hz, corners of an artist's equaliser
 KEY_FILE = "made.json"
 
 
 def load(folder: str | Path) -> pd.DataFrame:
-    """Read the clip table of a finished corpus.
-
-    Raises
-    ------
-    GenreUtilsError
-        There is none in ``folder``.
-    """
+    """Read the clip table of a finished corpus; `GenreUtilsError` where there is none."""
     path = Path(folder) / "clips.csv"
     if not path.is_file():
         raise GenreUtilsError(f"no demo corpus in {folder}; make it with demo.make_corpus(folder)")
@@ -375,10 +351,9 @@ def load(folder: str | Path) -> pd.DataFrame:
 def make_corpus(
     folder: str | Path, seed: int = 0, jobs: int = 2, **size: int | tuple[str, ...]
 ) -> pd.DataFrame:
-    """Compose and render what is not there yet.
+    """Compose and render what is not there yet; return the clip table, sorted by ``clip_id``.
 
-    The clip table is written last, so an interrupted corpus is continued; one made by other code,
-    another seed or size is made anew.
+    An interrupted corpus is continued; one made by other code, another seed or size is made anew.
 
     Parameters
     ----------
@@ -389,19 +364,12 @@ def make_corpus(
         Processes that render at once; the result does not depend on it.
     **size
         Any of ``genres``, ``artists_per_genre``, ``tracks_per_artist``, ``clips_per_track`` other
-        than in `SIZE`.
-
-    Returns
-    -------
-    pd.DataFrame
-        The clip table, sorted by ``clip_id``.
+        than in `SIZE`; `UsageError` where it is not possible.
 
     Raises
     ------
     GenreUtilsError
         The folder cannot be written, or holds something else.
-    UsageError
-        A size that is not possible.
     """
     folder, size = Path(folder), _checked(SIZE | size)
     tracks = [
@@ -411,63 +379,59 @@ def make_corpus(
         for number in range(size["tracks_per_artist"])
     ]
     clips = pd.DataFrame([row for *_, rows in tracks for row in rows]).sort_values("clip_id")
-    _prepare(
-        folder,
-        {"seed": seed, "size": size, "rules": digest(RULES), "code": code_digest(make_corpus)},
-    )
-    todo = [
-        delayed(_render_track)(folder, artist, number, rows)
-        for artist, number, rows in tracks
-        if not all((folder / row["path"]).is_file() for row in rows)
-    ]
-    if todo or not (folder / "clips.csv").is_file():  # a finished one may lie on a read-only disk
-        try:
+    key = {"seed": seed, "size": size, "rules": digest(RULES), "code": code_digest(make_corpus)}
+    try:
+        _prepare(folder, key)
+        todo = [
+            delayed(_render_track)(folder, artist, number, rows)
+            for artist, number, rows in tracks
+            if not all((folder / row["path"]).is_file() for row in rows)
+        ]
+        # A finished corpus may lie on a read-only disk. The table comes last: it says finished.
+        if todo or not (folder / "clips.csv").is_file():
             done = Parallel(n_jobs=jobs, return_as="generator_unordered")(todo)
             for _ in progress(done, "demo corpus", total=len(todo), unit="track"):
                 pass
             write_text(folder / "clips.csv", clips.to_csv(index=False, lineterminator="\n"))
-        except OSError as error:
-            raise _cannot_write(folder, error) from None
+    except OSError as error:
+        raise GenreUtilsError(
+            f"cannot write the demo corpus into {folder}: {error.strerror or error}; "
+            "name another folder"
+        ) from None
     return load(folder)
 
 
 def render(score: pretty_midi.PrettyMIDI) -> np.ndarray:
-    """Sound of a score through pretty_midi's SoundFont.
-
-    Returns
-    -------
-    np.ndarray [shape=(n,), dtype=float32]
-        One channel at 16 kHz, unscaled.
-    """
+    """Sound of a score through pretty_midi's SoundFont: float32 [n], 16 kHz, not scaled."""
     midi = io.BytesIO()
     score.write(midi)
-    wave = midirenderer.render_wave_from(_soundfont(), midi.getvalue())
+    soundfont = Path(pretty_midi.__file__).with_name("TimGM6mb.sf2").read_bytes()
+    wave = midirenderer.render_wave_from(soundfont, midi.getvalue())
     y, sr = soundfile.read(io.BytesIO(wave), dtype="float32")
     return librosa.resample(y.mean(axis=1), orig_sr=sr, target_sr=SAMPLE_RATE)
 
 
 def mix_down(y: np.ndarray, artist: Artist, number: int) -> np.ndarray:
-    """Give a rendered track its artist's studio sound.
+    """Give a rendered track y [n] its artist's studio sound: float32 [n], peak below 1.
 
     Distortion, noise floor, equalisation, reverberation, compression and level, in that order.
-
-    Parameters
-    ----------
-    y : np.ndarray [shape=(n,)]
-
-    Returns
-    -------
-    np.ndarray [shape=(n,), dtype=float32]
-        Peak below 1.
     """
-    mix, name = artist.mix, (artist.seed, artist.genre, artist.name)
+    mix = artist.mix
     y = y / np.sqrt(np.mean(y**2))
     y = np.tanh(mix["drive"] * y) / mix["drive"] if mix["drive"] > 0.05 else y
-    hiss = seeded(*name, "hiss", number).normal(0, 10 ** (mix["noise"] / 20), len(y))
-    y = signal.fftconvolve(y + hiss, _equaliser(mix["tilt"], mix["bands"]), mode="same")
-    y = y + mix["wet"] * signal.fftconvolve(y, _room(mix["reverb"], name))[: len(y)]
+    hiss = artist.seeded("hiss", number).normal(0, 10 ** (mix["noise"] / 20), len(y))
+    # Gains of the equaliser in dB: ``tilt`` an octave around 800 Hz, plus one for each band.
+    edges = np.array(RULES["bands"])
+    gains = mix["tilt"] * np.log2(edges / 800) + np.array(mix["bands"])
+    gains = 10 ** (np.concatenate([gains[:1], gains]) / 20)
+    equaliser = signal.firwin2(1023, [0, *edges], gains, fs=SAMPLE_RATE)
+    y = signal.fftconvolve(y + hiss, equaliser, mode="same")
+    # The room's impulse response, of unit energy, falls by 60 dB in ``reverb`` seconds.
+    t = np.arange(round(mix["reverb"] * SAMPLE_RATE)) / SAMPLE_RATE
+    tail = artist.seeded("room").normal(size=len(t)) * 10 ** (-3 * t / mix["reverb"])
+    y = y + mix["wet"] * signal.fftconvolve(y, tail / np.sqrt(np.sum(tail**2)))[: len(y)]
     y = _compress(y, mix["ratio"])
-    level = seeded(*name, "level").uniform(0.5, 0.97)
+    level = artist.seeded("level").uniform(0.5, 0.97)
     return (level * y / np.abs(y).max()).astype(np.float32)
 
 
@@ -485,27 +449,16 @@ def _checked(size: dict) -> dict:
 def _prepare(folder: Path, key: dict) -> None:
     """Leave ``folder`` holding files of this key only; touch nothing that is not a demo corpus."""
     marker = folder / KEY_FILE
-    try:
-        if marker.is_file():
-            if json.loads(marker.read_text(encoding="utf-8")) == key:
-                return
-            (folder / "clips.csv").unlink(missing_ok=True)
-            for genre in GENRES:
-                for path in (folder / _slug(genre)).glob("*/*.flac"):
-                    path.unlink()
-        elif folder.is_dir() and any(folder.iterdir()):
-            raise UsageError(f"{folder} holds something else; name a new or empty folder")
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(marker, key)
-    except OSError as error:
-        raise _cannot_write(folder, error) from None
-
-
-def _cannot_write(folder: Path, error: OSError) -> GenreUtilsError:
-    reason = error.strerror or error
-    return GenreUtilsError(
-        f"cannot write the demo corpus into {folder}: {reason}; name another folder"
-    )
+    if marker.is_file():
+        if json.loads(marker.read_text(encoding="utf-8")) == key:
+            return
+        (folder / "clips.csv").unlink(missing_ok=True)
+        for path in [p for genre in GENRES for p in (folder / _slug(genre)).glob("*/*.flac")]:
+            path.unlink()
+    elif folder.is_dir() and any(folder.iterdir()):
+        raise UsageError(f"{folder} holds something else; name a new or empty folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(marker, key)
 
 
 def _rows(artist: Artist, number: int, size: dict) -> list[dict]:
@@ -517,7 +470,7 @@ def _rows(artist: Artist, number: int, size: dict) -> list[dict]:
     place = albums[: number + 1].count(albums[number])
     index = GENRES[artist.genre]["artists"].index(artist.name) + 1
     where = f"{_slug(artist.genre)}/{_slug(artist.name)}/{album}-{place:02d}-{title}"
-    shift = seeded(artist.seed, artist.genre, artist.name, "cut", number)
+    shift = artist.seeded("cut", number)
     starts = [SLOT_S * i + int(shift.integers(SLOT_S - CLIP_S + 1)) for i in range(n_clips)]
     return [
         {
@@ -546,26 +499,6 @@ def _render_track(folder: Path, artist: Artist, number: int, rows: list[dict]) -
         clip = y[start : start + CLIP_S * SAMPLE_RATE]
         soundfile.write(content, clip, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
         write_atomic(folder / row["path"], lambda p, c=content: p.write_bytes(c.getbuffer()))
-
-
-@cache
-def _soundfont() -> bytes:
-    return Path(pretty_midi.__file__).with_name("TimGM6mb.sf2").read_bytes()
-
-
-def _equaliser(tilt: float, bands: list[float]) -> np.ndarray:
-    """Finite impulse response from gains in dB: ``tilt`` an octave around 800 Hz plus ``bands``."""
-    edges = np.array(BANDS[1:])
-    gains = tilt * np.log2(edges / 800) + np.array(bands)
-    gains = np.concatenate([gains[:1], gains])
-    return signal.firwin2(1023, BANDS, 10 ** (gains / 20), fs=SAMPLE_RATE)
-
-
-def _room(seconds: float, name: tuple) -> np.ndarray:
-    """Impulse response of unit energy that falls by 60 dB in ``seconds``."""
-    t = np.arange(round(seconds * SAMPLE_RATE)) / SAMPLE_RATE
-    tail = seeded(*name, "room").normal(size=len(t)) * 10 ** (-3 * t / seconds)
-    return tail / np.sqrt(np.sum(tail**2))
 
 
 def _compress(y: np.ndarray, ratio: float) -> np.ndarray:

@@ -56,8 +56,23 @@ def canvas(rows: int = 1, columns: int = 1, height: float = 4.0, **options: obje
     return plt.subplots(rows, columns, figsize=(WIDTH, height), **options)
 
 
-def finish(fig: Figure, title: str, note: str) -> Figure:
-    """Add the title and the note; take the figure out of pyplot's list, so that none piles up."""
+def panels(n: int, columns: int, top: float, height: float, **options: object) -> tuple:
+    """Return a figure and a grid of axes [rows, columns], of which the first ``n`` are seen.
+
+    ``top`` inches are for titles, ``height`` for each row; axes are shared.
+    """
+    rows = -(-n // columns)
+    shared = {"sharex": True, "sharey": True, "squeeze": False}
+    fig, axes = canvas(rows, columns, top + height * rows, **shared, **options)
+    for ax in axes.flat[n:]:
+        ax.set_visible(False)
+    return fig, axes
+
+
+def finish(fig: Figure, title: str, note: str, *, legend: bool = False) -> Figure:
+    """Add title, note and legend; take the figure out of pyplot's list, so that none piles up."""
+    if legend:
+        fig.legend(loc="outside right upper")
     fig.suptitle(title, x=0.01, ha="left")
     if note:
         box = {"boxstyle": "round,pad=0.35", "facecolor": "#fff3e6", "edgecolor": RED}
@@ -69,23 +84,12 @@ def finish(fig: Figure, title: str, note: str) -> Figure:
 
 @styled
 def save(fig: Figure, path: str | Path) -> None:
-    """Write a figure as PNG, atomically; the same figure gives the same bytes.
+    """Write a figure as PNG, atomically, and close it; the same figure gives the same bytes.
 
-    Parameters
-    ----------
-    fig : Figure
-        Closed afterwards.
-    path : str or Path
-        File to write; its folder is made.
-
-    Raises
-    ------
-    GenreUtilsError
-        The file cannot be written.
+    Folders on the way to ``path`` are made. Raises `GenreUtilsError` where it cannot be written.
     """
-    options = {"metadata": {"Software": None}, "bbox_inches": "tight", "format": "png"}
-    options["dpi"] = SHARPER * fig.dpi
-    write_atomic(path, lambda part: fig.savefig(part, **options))
+    options = {"dpi": SHARPER * fig.dpi, "bbox_inches": "tight", "format": "png"}
+    write_atomic(path, lambda part: fig.savefig(part, metadata={"Software": None}, **options))
     fig.set_layout_engine("none")  # shown next, it need not be laid out again
     plt.close(fig)
 
@@ -95,16 +99,9 @@ PARAMETERS = {"mel": paper.MEL, "mfcc": paper.MFCC, "chroma": paper.CHROMA}
 
 
 def show_feature(ax: Axes, feature: np.ndarray, name: str, **colours: object) -> AxesImage:
-    """Draw a feature with time in seconds and its own vertical axis named.
+    """Draw a feature [height, t], low frequencies first, over seconds and its own vertical axis.
 
-    Parameters
-    ----------
-    ax : Axes
-    feature : np.ndarray [shape=(height, t)]
-        Low frequencies (or coefficients) first.
-    name : {"mel", "mfcc", "chroma"}
-    colours
-        As for ``ax.imshow``: cmap, vmin, vmax.
+    ``name`` is mel, mfcc or chroma; ``colours`` (cmap, vmin, vmax) are as for ``ax.imshow``.
     """
     height, width = feature.shape
     seconds = width * PARAMETERS[name]["hop_length"] / paper.AUDIO["sr"]
@@ -128,26 +125,24 @@ def show_feature(ax: Axes, feature: np.ndarray, name: str, **colours: object) ->
     return image
 
 
-def mel_axes(fig: Figure, axes: np.ndarray) -> None:
-    """Name the axes of a grid of mel-spectrograms once: Hz at the left, seconds below."""
-    fig.supylabel("Hz (mel scale)", fontsize=11)
+def outer_labels(
+    fig: Figure, axes: np.ndarray, x: str = "Time (s)", y: str = "Hz (mel scale)"
+) -> None:
+    """Name the axes of a grid once, at the left and below."""
+    fig.supylabel(y, fontsize=11)
     for ax in axes.flat:
         ax.set_ylabel("")
     for ax in axes[-1]:
-        ax.set_xlabel("Time (s)")
+        ax.set_xlabel(x)
 
 
 @styled
 def mel_spectrograms(examples: list[tuple[str, str, np.ndarray]], note: str = "") -> Figure:
-    """Mel-spectrograms of some genres (the paper's Fig. 1).
+    """Mel-spectrograms of some genres (the paper's Fig. 1, which shows four).
 
-    Parameters
-    ----------
-    examples : list of (genre, clip, mel)
-        The paper shows four; mel is [216, t] in dB, 0 the clip's maximum.
+    An example is (genre, clip, mel [216, t] in dB, 0 the clip's maximum).
     """
-    rows = -(-len(examples) // 2)
-    fig, axes = canvas(rows, 2, 0.8 + 2.7 * rows, sharex=True, sharey=True, squeeze=False)
+    fig, axes = panels(len(examples), 2, 0.8, 2.7)
     for ax, (genre, clip, mel) in zip(axes.flat, examples, strict=False):
         image = show_feature(ax, mel, "mel", vmin=-TOP_DB, vmax=0)
         ax.set_title(genre)
@@ -155,9 +150,7 @@ def mel_spectrograms(examples: list[tuple[str, str, np.ndarray]], note: str = ""
         style = {"transform": ax.transAxes, "va": "top", "fontsize": 8.5, "color": "white"}
         ax.text(0.01, 0.97, shorten(clip, 48, placeholder=" …"), bbox=box, **style)
         ax.label_outer()
-    for ax in axes.flat[len(examples) :]:
-        ax.set_visible(False)
-    mel_axes(fig, axes)
+    outer_labels(fig, axes)
     bar = fig.colorbar(image, ax=axes, pad=0.015, aspect=30, ticks=MultipleLocator(20))
     bar.set_label("dB re maximum of the clip")
     return finish(fig, "Mel-spectrograms", note)
@@ -165,13 +158,7 @@ def mel_spectrograms(examples: list[tuple[str, str, np.ndarray]], note: str = ""
 
 @styled
 def images(features: dict[str, np.ndarray], note: str = "") -> Figure:
-    """Show the three features of one clip, low frequencies at the bottom.
-
-    Parameters
-    ----------
-    features : dict
-        "mel" (dB), "mfcc", "chroma" (0..1) -> [height, width].
-    """
+    """Show one clip's features: mel (dB), mfcc, chroma (0..1), each [height, width]."""
     fig, axes = canvas(len(features), 1, 2.5 * len(features), sharex=True, squeeze=False)
     for ax, (name, feature) in zip(axes.flat, features.items(), strict=True):
         fixed = {"vmin": 0, "vmax": 1} if name == "chroma" else {}
@@ -199,10 +186,7 @@ def waveform(y: np.ndarray, sr: int = paper.AUDIO["sr"], note: str = "") -> Figu
 def mfcc_hop(y: np.ndarray, sr: int = paper.AUDIO["sr"], note: str = "") -> Figure:
     """Show which samples lie in a window of each feature: the MFCC's hop skips three quarters.
 
-    Parameters
-    ----------
-    y : np.ndarray [shape=(n,)]
-        A clip at ``sr`` Hz; 1.5 s from second 5 on are drawn.
+    ``y`` [shape=(n,)] is a clip at ``sr`` Hz; 1.5 s from second 5 on are drawn.
     """
     first, n = 5 * sr, 3 * sr // 2
     part, time = y[first : first + n], (first + np.arange(n)) / sr
@@ -229,14 +213,8 @@ def frames_kept(
 ) -> Figure:
     """Draw the SVM's frames kept and removed by their level (section 2.5).
 
-    Parameters
-    ----------
-    level_db : np.ndarray [shape=(t,)]
-        Level of each frame in dB (row 13 of `features.svm_frames`).
-    threshold : float
-        Frames more than this below the loudest are removed; dB, negative.
-    hop_s : float
-        Seconds from frame to frame.
+    ``level_db`` [shape=(t,)] is row 13 of `features.svm_frames`, a frame every ``hop_s`` seconds;
+    frames more than ``threshold`` dB (negative) below the loudest are removed.
     """
     kept, level = frame_mask(level_db, threshold), level_db - level_db.max()
     time = hop_s * np.arange(len(level))
@@ -251,18 +229,14 @@ def frames_kept(
 
 
 BLOCKS = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))  # VGG-16: convolutions, channels
-FACES = {"data": ("#f2f2f2", "0.6"), "frozen": ("#d6e8f5", BLUE), "trained": ("#fbe3c4", ORANGE)}
-STEP, BOX = 1.5, (1.26, 1.05)
-TOP, BOTTOM = 2.2, 0.35
+STEP, BOX = 1.5, (1.26, 1.05)  # from box to box; width and height of one
+TOP, BOTTOM = 2.2, 0.35  # lower edges of the two rows
+ARROW = {"arrowstyle": "-|>", "color": "0.35", "lw": 1.4}
 
 
 def block_shapes(height: int, width: int) -> list[tuple[int, int, int]]:
     """Shape after each of VGG-16's five blocks: pooling halves both sides, rounding down."""
-    shapes = []
-    for _, channels in BLOCKS:
-        height, width = height // 2, width // 2
-        shapes.append((height, width, channels))
-    return shapes
+    return [(height >> i, width >> i, channels) for i, (_, channels) in enumerate(BLOCKS, 1)]
 
 
 def dense_layers(
@@ -282,61 +256,53 @@ def dense_layers(
 def architecture(
     n_classes: int = len(paper.GENRES), pooling: str = "flatten", note: str = ""
 ) -> Figure:
-    """Draw the network for mel-spectrograms: frozen blocks above, trained layers in a red box.
+    """Draw the network for mel-spectrograms (the paper's Fig. 2): frozen blocks, dense layers.
 
-    Parameters
-    ----------
-    n_classes : int
-    pooling : {"flatten", "average"}
-        What lies between the blocks and the first dense layer.
+    ``pooling`` (flatten or average) lies between the blocks and the first dense layer.
     """
     shapes = block_shapes(*paper.SHAPES["mel"])
-    upper = [("Input image", FEATURES["mel"], (*paper.SHAPES["mel"], 3), "data")]
+    blocks = [("Input image", FEATURES["mel"], (*paper.SHAPES["mel"], 3))]
     for i, ((n, channels), shape) in enumerate(zip(BLOCKS, shapes, strict=True), 1):
-        upper.append((f"Block {i}", f"{n} × conv 3×3, {channels}\nmax-pool 2×2", shape, "frozen"))
+        blocks.append((f"Block {i}", f"{n} × conv 3×3, {channels}\nmax-pool 2×2", shape))
+    layers = dense_layers(shapes[-1], n_classes, pooling)
     dropout, l2 = f"{paper.HEAD['dropout']:g}", f"ReLU, L2 {paper.HEAD['l2']:g}"
-    texts = ["" if pooling == "flatten" else "over the map", l2, dropout, "ReLU", dropout]
-    lower = [
-        (name, text, (size,), "trained" if name in ("Dense", "Dropout") else "data")
-        for (name, size, _), text in zip(
-            dense_layers(shapes[-1], n_classes, pooling), [*texts, "softmax"], strict=True
-        )
+    texts = [
+        "" if pooling == "flatten" else "over the map",
+        l2,
+        dropout,
+        "ReLU",
+        dropout,
+        "softmax",
     ]
+    dense = [(name, text, (n,)) for (name, n, _), text in zip(layers, texts, strict=True)]
     fig, ax = canvas(height=4.1)
-    for y, row in ((TOP, upper), (BOTTOM, lower)):
-        for i, layer in enumerate(row):
-            _box(ax, i * STEP, y, *layer)
+    width, height = BOX
+    right = 5 * STEP + width
+    rows = (
+        (TOP, blocks, "#d6e8f5", BLUE, BLUE, "frozen convolution blocks"),
+        (BOTTOM, dense, "#fbe3c4", ORANGE, "red", "trained on the clips"),
+    )
+    for y, boxes, face, edge, frame, words in rows:
+        for i, (name, text, shape) in enumerate(boxes):
+            x, colours = i * STEP, {"fc": face, "ec": edge} if i else {"fc": "#f2f2f2", "ec": "0.6"}
+            shape_of_box = "round,pad=0,rounding_size=0.08"
+            ax.add_patch(FancyBboxPatch((x, y), *BOX, boxstyle=shape_of_box, lw=1.4, **colours))
+            size = " × ".join(f"{side:,}" for side in shape)
+            middle = {"x": x + width / 2, "ha": "center", "va": "top"}
+            ax.text(y=y + 0.93, s=name, weight="bold", fontsize=11, **middle)
+            ax.text(y=y + 0.66, s=text, fontsize=8.5, linespacing=1.15, **middle)
+            ax.text(y=y + 0.26, s=size, fontsize=10, **middle)
             if i:
-                _arrow(ax, (i * STEP - STEP + BOX[0], y + BOX[1] / 2), (i * STEP, y + BOX[1] / 2))
-    _outlines(ax)
-    ax.set(xlim=(-0.05, 6 * STEP - 0.09), ylim=(BOTTOM - 0.16, TOP + BOX[1] + 0.36))
+                ends = (x, y + height / 2), (x - STEP + width, y + height / 2)
+                ax.annotate("", *ends, arrowprops=ARROW)
+        corner = STEP - 0.12, y - 0.12
+        size = right - STEP + 0.24, height + 0.24
+        ax.add_patch(Rectangle(corner, *size, fill=False, edgecolor=frame, lw=2))
+        ax.text(right + 0.12, y + height + 0.2, words, color=frame, weight="bold", ha="right")
+    turn = TOP - 0.28  # the way from the upper row to the lower one
+    ax.plot([right - width / 2] * 2 + [width / 2], [TOP, turn, turn], color="0.35", lw=1.4)
+    ends = (width / 2, BOTTOM + height), (width / 2, turn + 0.01)
+    ax.annotate("", *ends, arrowprops=ARROW)
+    ax.set(xlim=(-0.05, right + 0.15), ylim=(BOTTOM - 0.16, TOP + height + 0.36))
     ax.set_axis_off()
     return finish(fig, "The network: VGG-16's blocks and new dense layers", note)
-
-
-def _box(ax: Axes, x: float, y: float, name: str, text: str, shape: tuple, kind: str) -> None:
-    face, edge = FACES[kind]
-    style = {"boxstyle": "round,pad=0,rounding_size=0.08", "lw": 1.4}
-    ax.add_patch(FancyBboxPatch((x, y), *BOX, facecolor=face, edgecolor=edge, **style))
-    middle = x + BOX[0] / 2
-    ax.text(middle, y + 0.93, name, ha="center", va="top", weight="bold", fontsize=11)
-    ax.text(middle, y + 0.66, text, ha="center", va="top", fontsize=8.5, linespacing=1.15)
-    size = " × ".join(f"{side:,}" for side in shape)
-    ax.text(middle, y + 0.1, size, ha="center", va="bottom", fontsize=10)
-
-
-def _arrow(ax: Axes, tail: tuple[float, float], tip: tuple[float, float]) -> None:
-    ax.annotate("", tip, tail, arrowprops={"arrowstyle": "-|>", "color": "0.35", "lw": 1.4})
-
-
-def _outlines(ax: Axes) -> None:
-    """Draw the way from the upper row to the lower one and a frame round either kind of layer."""
-    right, low, half = 5 * STEP + BOX[0], TOP - 0.28, BOX[0] / 2
-    path = [(right - half, TOP), (right - half, low), (half, low)]
-    ax.plot(*zip(*path, strict=True), color="0.35", lw=1.4)
-    _arrow(ax, (half, low + 0.01), (half, BOTTOM + BOX[1]))
-    words = (TOP, BLUE, "frozen convolution blocks"), (BOTTOM, "red", "trained on the clips")
-    for y, colour, text in words:
-        size = 5 * STEP - (STEP - BOX[0]) + 0.24, BOX[1] + 0.24
-        ax.add_patch(Rectangle((STEP - 0.12, y - 0.12), *size, fill=False, edgecolor=colour, lw=2))
-        ax.text(right + 0.12, y + BOX[1] + 0.2, text, color=colour, weight="bold", ha="right")

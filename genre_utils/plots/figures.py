@@ -1,7 +1,7 @@
 """Pictures of tables and of explanations: arrays and tables in, a matplotlib figure out.
 
 Each function takes a ``note`` ("demo corpus (synthesised)") that is printed on the picture.
-Pictures of sound and of the network come from `clip_figures`; notebooks find all of them here.
+Accuracies, shares and probabilities are 0..1; ``_lo`` and ``_hi`` are ends of 95 % intervals.
 """
 
 from textwrap import fill
@@ -16,43 +16,44 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, PercentForma
 from genre_utils import paper
 from genre_utils.extraction.features import TOP_DB
 from genre_utils.metrics import confidence
-from genre_utils.plots.clip_figures import (  # noqa: F401 - some are here for notebooks
+from genre_utils.plots.clip_figures import (
     BLUE,
     GREEN,
     IMAGE,
     ORANGE,
     PURPLE,
-    architecture,
     canvas,
-    dense_layers,
     finish,
-    frames_kept,
-    images,
-    mel_axes,
-    mel_spectrograms,
-    mfcc_hop,
-    save,
+    outer_labels,
+    panels,
     show_feature,
     styled,
-    waveform,
 )
 
 PROTOCOLS = {"random": BLUE, "track": GREEN, "album": PURPLE, "artist": ORANGE}
 COLOURS = sns.color_palette("colorblind").as_hex()
 LINES = ("-", "--", ":")  # a second round of the ten colours is dashed
 COARSE = 80  # dots per inch of noisy pictures, which take megabytes
+BAR = {"ecolor": "0.25", "elinewidth": 1.2, "capsize": 3}  # an interval on a bar
+MARK = {"label": "the paper", "marker": "D", "s": 44, "c": "black", "ec": "white", "zorder": 4}
 
 
 def _label(system: str) -> str:
     return paper.LABELS.get(system, system)
 
 
-def _looks(names: list[str]) -> dict[str, dict]:
+def _named(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the table with systems and protocols as a reader names them."""
+    systems = table["system"].map(_label)
+    return table.assign(system=systems, protocol=table["protocol"] + " split")
+
+
+def _looks(names: pd.Series | list[str]) -> dict[str, dict]:
     """Colour and line style of each name."""
     n = len(COLOURS)
     return {
         name: {"color": COLOURS[i % n], "ls": LINES[i // n % len(LINES)]}
-        for i, name in enumerate(names)
+        for i, name in enumerate(dict.fromkeys(names))
     }
 
 
@@ -64,29 +65,23 @@ def _error(table: pd.DataFrame, column: str = "accuracy") -> np.ndarray:
 
 @styled
 def clips_per_genre(clips: pd.DataFrame, note: str = "") -> Figure:
-    """Bars of the clips and artists of each genre.
-
-    Parameters
-    ----------
-    clips : pd.DataFrame
-        The clip table; clips whose status is not ``ok`` are drawn apart.
-    """
+    """Bars of the clips and artists of each genre; clips whose status is not ok are drawn apart."""
     used = clips["status"] == "ok"
     genre = clips["genre"].replace("", "(no genre)")
     counts = pd.crosstab(genre, used).reindex(columns=[True, False], fill_value=0)
     artists = clips[used].groupby(genre)["artist"].nunique().reindex(counts.index, fill_value=0)
     fig, axes = canvas(1, 2, 1.5 + 0.34 * len(counts), sharey=True, width_ratios=(3, 2))
     axes[0].barh(counts.index, counts[True], color=BLUE, label="used")
+    bars = axes[0].barh(counts.index, counts[False], left=counts[True], color="0.8")
     if not used.all():
-        axes[0].barh(counts.index, counts[False], left=counts[True], color="0.8", label="left out")
+        bars.set_label("left out")
         axes[0].legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderaxespad=0.1)
-    for i, (good, bad) in enumerate(zip(counts[True], counts[False], strict=True)):
-        axes[0].text(good + bad, i, f" {good}" + (f" + {bad}" if bad else ""), va="center")
-    bars = axes[1].barh(artists.index, artists, color=ORANGE)
-    axes[1].bar_label(bars, padding=3)
+    pairs = zip(counts[True], counts[False], strict=True)
+    numbers = [f"{good} + {bad}" if bad else str(good) for good, bad in pairs]
+    axes[0].bar_label(bars, numbers, padding=3)
+    axes[1].bar_label(axes[1].barh(artists.index, artists, color=ORANGE), padding=3)
     for ax, title in zip(axes, ("Clips", "Artists"), strict=True):
-        ax.set_title(title)
-        ax.set_xlim(0, 1.14 * max(ax.dataLim.x1, 1))
+        ax.set(title=title, xlim=(0, 1.14 * max(ax.dataLim.x1, 1)))
         ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
         ax.grid(visible=False, axis="y")
     axes[0].invert_yaxis()
@@ -97,51 +92,39 @@ def clips_per_genre(clips: pd.DataFrame, note: str = "") -> Figure:
 def shared_groups(shares: pd.DataFrame, note: str = "") -> Figure:
     """Bars of how many test clips have a relative among the training clips.
 
-    Parameters
-    ----------
-    shares : pd.DataFrame
-        protocol, group (track, album or artist), share (0..1) of the test clips.
+    ``shares`` has protocol, group (track, album or artist) and share of the test clips.
     """
-    table = shares.pivot(index="group", columns="protocol", values="share")
-    groups = [group for group in ("track", "album", "artist") if group in table.index]
-    table = table.loc[groups, list(dict.fromkeys(shares["protocol"]))] * 100
+    table = 100 * shares.pivot(index="group", columns="protocol", values="share")
+    table = table.reindex(["track", "album", "artist"])[shares["protocol"].unique()]
+    table = table.dropna(how="all").rename("same {}".format)
     fig, ax = canvas(height=3.8)
     _grouped_bars(ax, table, table, "{:.3g}")
     ax.set(ylim=(0, 109), yticks=range(0, 101, 25), ylabel="Test clips (%)")
-    ax.set_xticks(range(len(groups)), [f"same {group}" for group in groups])
-    fig.legend(loc="outside right upper")
-    return finish(fig, "Test clips with a relative among the training clips", note)
+    return finish(fig, "Test clips with a relative among the training clips", note, legend=True)
 
 
 @styled
 def accuracy_by_protocol(table1: pd.DataFrame, note: str = "") -> Figure:
     """Bars of each system's accuracy under each protocol, the paper's number as a mark.
 
-    Parameters
-    ----------
-    table1 : pd.DataFrame
-        system, protocol, accuracy, paper_accuracy (0..1, empty where the paper has none); error
-        bars where there are accuracy_lo and accuracy_hi.
+    ``table1`` has system, protocol, accuracy, paper_accuracy (empty where the paper has none);
+    intervals where there are accuracy_lo and accuracy_hi.
     """
-    systems, protocols = (list(dict.fromkeys(table1[c])) for c in ("system", "protocol"))
-    wide = table1.pivot(index="system", columns="protocol")
-    part = {c: wide[c].loc[systems, protocols].astype(float) for c in wide.columns.levels[0]}
+    systems, protocols = table1["system"].unique(), table1["protocol"].unique()
+    wide = table1.pivot(index="system", columns="protocol").reindex(systems)
+    part = {c: wide[c][protocols].astype(float) for c in wide.columns.levels[0]}
     accuracy, known = part["accuracy"], part["paper_accuracy"]
     top = part.get("accuracy_hi", accuracy)
     covered = (known > top - 0.03) & (known < top + 0.08)  # the mark would hide the number
     heights = top.mask(covered, np.maximum(known + 0.02, top))
     fig, ax = canvas(height=4.4)
-    places = _grouped_bars(ax, accuracy, heights, "{:.2f}")
+    places = _grouped_bars(ax, accuracy.rename(_label), heights, "{:.2f}")
     if "accuracy_lo" in part:
-        style = {"fmt": "none", "ecolor": "0.25", "elinewidth": 1.2, "capsize": 3}
         error = np.stack([accuracy - part["accuracy_lo"], top - accuracy]).reshape(2, -1)
-        ax.errorbar(places.ravel(), accuracy.to_numpy().ravel(), error, **style)
-    style = {"marker": "D", "s": 46, "color": "black", "edgecolor": "white", "zorder": 4}
-    ax.scatter(places, known, label="the paper", **style)
+        ax.errorbar(places.ravel(), accuracy.to_numpy().ravel(), error, fmt="none", **BAR)
+    ax.scatter(places, known, **MARK)
     ax.set(ylim=(0, 1.09), ylabel="Accuracy", yticks=np.arange(0, 1.01, 0.2))
-    ax.set_xticks(range(len(systems)), [_label(system) for system in systems])
-    fig.legend(loc="outside right upper")
-    return finish(fig, "Accuracy by system and protocol", note)
+    return finish(fig, "Accuracy by system and protocol", note, legend=True)
 
 
 def _grouped_bars(ax: Axes, table: pd.DataFrame, heights: pd.DataFrame, number: str) -> np.ndarray:
@@ -150,78 +133,62 @@ def _grouped_bars(ax: Axes, table: pd.DataFrame, heights: pd.DataFrame, number: 
     Numbers are written above ``heights`` (shaped as the table) by the format ``number``. Returns
     the bars' centres, shaped as the table.
     """
-    width = 0.8 / table.shape[1]
-    shift = (np.arange(table.shape[1]) - (table.shape[1] - 1) / 2) * width
-    places = np.arange(len(table))[:, None] + shift
-    style = {"xytext": (0, 3), "textcoords": "offset points", "ha": "center"}
-    style["fontsize"] = 8 if table.shape[1] > 2 else None  # room for numbers of full size
-    for x, protocol in zip(places.T, table, strict=True):
-        colour, label = PROTOCOLS.get(protocol, "0.6"), f"{protocol} split"
-        ax.bar(x, table[protocol], 0.94 * width, color=colour, label=label)
-        for place, height, value in zip(x, heights[protocol], table[protocol], strict=True):
-            if np.isfinite(value):
-                ax.annotate(number.format(value), (place, height), **style)
+    style = {"color": [PROTOCOLS[name] for name in table], "width": 0.8, "edgecolor": "white"}
+    table.add_suffix(" split").plot.bar(ax=ax, rot=0, legend=False, xlabel="", **style)
+    small = 8 if table.shape[1] > 2 else None  # room for numbers of full size
+    texts = []
+    for bars, name in zip(ax.containers, table, strict=True):
+        numbers = [number.format(value) if np.isfinite(value) else "" for value in table[name]]
+        texts.append(ax.bar_label(bars, numbers, padding=3, fontsize=small))
+        for text, height in zip(texts[-1], heights[name], strict=True):
+            text.xy = text.xy[0], height
     ax.grid(visible=False, axis="x")
-    return places
+    return np.array([[text.xy[0] for text in column] for column in texts]).T
 
 
 @styled
 def fold_accuracies(per_fold: pd.DataFrame, note: str = "") -> Figure:
     """Draw the accuracy of every fold as a point and their mean as a line.
 
-    Parameters
-    ----------
-    per_fold : pd.DataFrame
-        system, protocol, fold, accuracy (0..1).
+    ``per_fold`` has system, protocol, fold, accuracy.
     """
-    systems, protocols = (list(dict.fromkeys(per_fold[c])) for c in ("system", "protocol"))
-    width = 0.8 / len(protocols)
     fig, ax = canvas(height=4.2)
-    for protocol, rows in per_fold.groupby("protocol", sort=False):
-        colour, label = PROTOCOLS.get(protocol, "0.6"), f"{protocol} split"
-        for system, folds in rows.groupby("system", sort=False):
-            left = systems.index(system) - 0.4 + (protocols.index(protocol) + 0.08) * width
-            x = np.linspace(left, left + 0.84 * width, len(folds))
-            ax.scatter(x, folds["accuracy"], color=colour, s=24, alpha=0.8, lw=0, label=label)
-            ax.hlines(folds["accuracy"].mean(), x[0], x[-1], color=colour, lw=2.5)
-            label = None
-    ax.set(ylim=(0, 1.03), ylabel="Accuracy of a fold")
-    ax.set_xticks(range(len(systems)), [_label(system) for system in systems])
-    ax.grid(visible=False, axis="x")
-    fig.legend(loc="outside right upper")
-    return finish(fig, "Accuracy of each fold and their mean", note)
+    protocols, table = per_fold["protocol"].unique(), _named(per_fold)
+    style = {"x": "system", "y": "accuracy", "hue": "protocol"}
+    style |= {"palette": [PROTOCOLS[name] for name in protocols], "ax": ax}
+    sns.stripplot(table, dodge=True, jitter=False, size=5.5, alpha=0.5, **style)
+    length = 320 / len(protocols) / table["system"].nunique()  # of a mean's line, in points
+    style |= {"linestyle": "none", "marker": "_", "markersize": length, "markeredgewidth": 2.5}
+    between = 0.8 - 0.8 / len(protocols)  # from the first protocol to the last, as the strips
+    sns.pointplot(table, dodge=between, errorbar=None, legend=False, **style)
+    ax.set(ylim=(0, 1.03), xlabel="", ylabel="Accuracy of a fold")
+    ax.get_legend().remove()
+    return finish(fig, "Accuracy of each fold and their mean", note, legend=True)
 
 
 @styled
 def training_curves(history: pd.DataFrame, note: str = "") -> Figure:
     """Draw loss and accuracy in training: mean over the folds, band from lowest to highest.
 
-    Parameters
-    ----------
-    history : pd.DataFrame
-        system, protocol, fold, epoch, loss, accuracy (0..1).
+    ``history`` has system, protocol, fold, epoch, loss, accuracy.
     """
-    table = history.assign(
-        system=history["system"].map(_label), protocol=history["protocol"] + " split"
-    )
-    looks = _looks(list(dict.fromkeys(table["system"])))
-    colours = {name: look["color"] for name, look in looks.items()}
-    options = {"hue": "system", "style": "protocol", "palette": colours, "errorbar": ("pi", 100)}
+    table = _named(history)
+    n = table["system"].nunique()
+    options = {"hue": "system", "style": "protocol", "palette": COLOURS[:n]}
     fig, axes = canvas(1, 2, 4.0)
     for ax, column in zip(axes, ("loss", "accuracy"), strict=True):
-        sns.lineplot(table, x="epoch", y=column, ax=ax, legend=column == "loss", **options)
+        sns.lineplot(table, x="epoch", y=column, ax=ax, errorbar=("pi", 100), **options)
         ax.set(title=f"Training {column}", xlabel="Epoch", ylabel="")
+        ax.get_legend().remove()
     axes[0].set_yscale("log")
     axes[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes[0].yaxis.set_major_formatter("{x:g}")
     axes[0].yaxis.set_minor_locator(NullLocator())
     axes[1].set_ylim(0, 1.03)
     # Seaborn's single legend becomes two: colours under the figure, line styles in the panel.
-    pairs = list(zip(*axes[0].get_legend_handles_labels(), strict=True))
-    systems = [pair for pair in pairs if pair[1] in colours]
-    protocols = [pair for pair in pairs if pair[1].endswith(" split")]
-    fig.legend(*zip(*systems, strict=True), loc="outside lower left", ncols=3)
-    axes[0].legend(*zip(*protocols, strict=True), loc="upper right")
+    handles, names = axes[0].get_legend_handles_labels()
+    fig.legend(handles[1 : n + 1], names[1 : n + 1], loc="outside lower left", ncols=3)
+    axes[0].legend(handles[n + 2 :], names[n + 2 :], loc="upper right")
     return finish(fig, "Training: mean of the folds, band from lowest to highest", note)
 
 
@@ -231,26 +198,21 @@ def confusion_matrices(
 ) -> Figure:
     """Draw our confusion matrix of CNN+Mel-spectrogram beside the paper's (its Fig. 3).
 
-    Parameters
-    ----------
-    ours, paper_table : pd.DataFrame
-        Per cent of each true genre (row) by predicted genre (column); ours in the paper's order,
-        other genres last.
+    Both are per cent of each true genre (row) by predicted genre (column); ours is drawn in the
+    paper's order, other genres last.
     """
     order = [genre for genre in paper_table.index if genre in ours.index]
     order += [genre for genre in ours.index if genre not in order]
-    panels = (ours.loc[order, order], ours_title), (paper_table, "The paper")
+    tables = (ours.loc[order, order], ours_title), (paper_table, "The paper")
     same = order == list(paper_table.index)
     fig, axes = canvas(1, 2, (5.6 if same else 5.1) + 0.3 * bool(note), sharey=same)
-    colours = {"cmap": "Blues", "vmin": 0, "vmax": 100, "cbar": False}
-    cells = {"annot": True, "fmt": ".0f", "linewidths": 0.5, "linecolor": "0.92"}
-    for ax, (table, title) in zip(axes, panels, strict=True):
-        sns.heatmap(table, ax=ax, annot_kws={"fontsize": 9.5}, **colours, **cells)
+    style = {"cmap": "Blues", "vmin": 0, "vmax": 100, "linewidths": 0.5, "linecolor": "0.92"}
+    style |= {"cbar": False, "annot": True, "fmt": ".0f", "annot_kws": {"fontsize": 9.5}}
+    for ax, (table, title) in zip(axes, tables, strict=True):
+        sns.heatmap(table, ax=ax, **style)
         for text in ax.texts:
-            if text.get_text() == "0":
-                text.set_color("0.7")
-        ax.set_title(fill(title, 34))
-        ax.set(xlabel="Predicted genre", ylabel="True genre")
+            text.set_color("0.7" if text.get_text() == "0" else text.get_color())
+        ax.set(title=fill(title, 34), xlabel="Predicted genre", ylabel="True genre")
         ax.tick_params(length=0)
         turned = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
         ax.set_xticks(ax.get_xticks(), table.columns, **turned)
@@ -268,18 +230,11 @@ def accuracy_intervals(
 ) -> Figure:
     """Draw each system's accuracy under each protocol as a point with its interval.
 
-    Parameters
-    ----------
-    table : pd.DataFrame
-        system, protocol, ``column``, ``column``_lo, ``column``_hi (0..1); where there is a column
-        paper_accuracy (NaN where the paper has none), it is marked.
-    groups : dict, optional
-        Heading -> its systems from top to bottom; systems that are not in ``table`` are left out.
-        Without it: all systems in the order in which they come.
-    column : str
-        "accuracy" (of clips) or "song_accuracy".
+    ``table`` has system, protocol, ``column`` (accuracy of clips, or song_accuracy) and its _lo and
+    _hi; paper_accuracy is marked where it is there. ``groups`` is heading -> systems from top to
+    bottom, of which those in the table are drawn; without it all are, in the order they come.
     """
-    there = list(dict.fromkeys(table["system"]))
+    there = list(table["system"].unique())
     rows = []  # (a heading, no system) or (no heading, a system)
     for heading, systems in (groups or {"": there}).items():
         known = [(None, system) for system in systems if system in there]
@@ -294,9 +249,8 @@ def accuracy_intervals(
         style = {"fmt": "o", "ms": 5, "elinewidth": 2, "color": PROTOCOLS[protocol]}
         error = _error(part, column)
         ax.errorbar(part[column], y, xerr=error, label=f"{protocol} split", **style)
-        marks = part.get("paper_accuracy", pd.Series(np.nan, part.index)).to_numpy(float)
-        if np.isfinite(marks).any():
-            ax.scatter(marks, y, marker="D", s=40, color="black", zorder=4, label="the paper")
+        if "paper_accuracy" in part and part["paper_accuracy"].notna().any():
+            ax.scatter(part["paper_accuracy"].astype(float), y, **MARK)
     ax.set_yticks(range(len(rows)), [heading or _label(system) for heading, system in rows])
     for label, (heading, _) in zip(ax.get_yticklabels(), rows, strict=True):
         label.set_weight("bold" if heading else "normal")
@@ -306,28 +260,21 @@ def accuracy_intervals(
     ax.grid(visible=True, axis="y", which="minor")
     lowest = np.floor(10 * table[f"{column}_lo"].min()) / 10
     ax.set(xlim=(max(lowest, 0), 1.02), ylim=(len(rows) - 0.5, -0.5))
-    ax.set_xlabel(
-        f"Accuracy by {'song' if 'song' in column else 'clip'}, 95 % interval over artists"
-    )
-    fig.legend(loc="outside right upper")
-    return finish(fig, "Accuracy by system and protocol", note)
+    unit = "song" if "song" in column else "clip"
+    ax.set_xlabel(f"Accuracy by {unit}, 95 % interval over artists")
+    return finish(fig, "Accuracy by system and protocol", note, legend=True)
 
 
 @styled
 def reliability_diagrams(before: pd.DataFrame, after: pd.DataFrame, note: str = "") -> Figure:
     """Accuracy over confidence, a panel for each system: as trained, and with its temperature.
 
-    Parameters
-    ----------
-    before, after : pd.DataFrame
-        Rows of predictions.csv under one protocol, with probabilities; the latter of calibrated
-        systems, under the same names.
+    Both are rows of predictions.csv under one protocol, with probabilities; ``after`` those of
+    calibrated systems under the same names.
     """
-    systems = list(dict.fromkeys(before["system"]))
+    systems = before["system"].unique()
     columns = min(3, len(systems)) if len(systems) != 4 else 2
-    rows = -(-len(systems) // columns)
-    height = 1.1 + min(9.0 / columns, 4.0) * rows
-    fig, axes = canvas(rows, columns, height, sharex=True, sharey=True, squeeze=False)
+    fig, axes = panels(len(systems), columns, 1.1, min(9.0 / columns, 4.0))
     for ax, system in zip(axes.flat, systems, strict=False):
         ax.plot([0, 1], [0, 1], color="0.6", lw=1, ls="--")
         for table, colour, word in ((before, ORANGE, "as trained"), (after, BLUE, "scaled")):
@@ -341,44 +288,31 @@ def reliability_diagrams(before: pd.DataFrame, after: pd.DataFrame, note: str = 
         ax.set(title=_label(system), xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal")
         ax.set(xticks=np.arange(0, 1.1, 0.25), yticks=np.arange(0, 1.1, 0.25))
         ax.legend(loc="upper left", borderaxespad=0.2, handlelength=1.2)
-    _hide(axes, len(systems))
-    fig.supylabel("Accuracy", fontsize=11)
-    for ax in axes[-1]:
-        ax.set_xlabel("Confidence")
+    outer_labels(fig, axes, "Confidence", "Accuracy")
     return finish(fig, "Reliability: how often answers of a confidence are right", note)
-
-
-def _hide(axes: np.ndarray, used: int) -> None:
-    for ax in axes.flat[used:]:
-        ax.set_visible(False)
 
 
 @styled
 def coverage_curves(curves: pd.DataFrame, note: str = "") -> Figure:
     """Accuracy when only the surest clips are answered, a panel for each protocol.
 
-    Parameters
-    ----------
-    curves : pd.DataFrame
-        From `confidence.coverage_curve`; up to about six systems can be told apart.
+    ``curves`` are from `confidence.coverage_curve`; about six systems can be told apart.
     """
-    protocols = list(dict.fromkeys(curves["protocol"]))
-    looks = _looks(list(dict.fromkeys(curves["system"])))
-    fig, axes = canvas(1, len(protocols), 4.8, sharey=True, squeeze=False)
-    for ax, protocol in zip(axes.flat, protocols, strict=True):
+    protocols, looks = curves["protocol"].unique(), _looks(curves["system"])
+    fig, axes = panels(len(protocols), len(protocols), 0, 4.8)
+    for ax, protocol in zip(axes[0], protocols, strict=True):
         for system, part in curves[curves["protocol"] == protocol].groupby("system", sort=False):
-            look = looks[system]
+            look, x = looks[system], part["coverage"]
+            ax.plot(x, part["accuracy"], lw=2, **look)
             ends = part["accuracy_lo"], part["accuracy_hi"]
-            ax.plot(part["coverage"], part["accuracy"], lw=2, **look)
-            ax.fill_between(part["coverage"], *ends, color=look["color"], alpha=0.13, lw=0)
-        ax.set(title=f"{protocol} split", xlim=(0, 1))
-        ax.set_xlabel("Clips answered, the surest first")
+            ax.fill_between(x, *ends, color=look["color"], alpha=0.13, lw=0)
+        ax.set(title=f"{protocol} split", xlim=(0, 1), xlabel="Clips answered, the surest first")
         for axis in (ax.xaxis, ax.yaxis):
             axis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
     axes[0, 0].set(ylim=(None, 1.005), ylabel="Accuracy, 95 % interval")
-    handles = [axes[0, 0].plot([], [], lw=2, **look)[0] for look in looks.values()]
-    names = [_label(system) for system in looks]
-    fig.legend(handles, names, loc="outside lower left", ncols=3, columnspacing=1.2)
+    for system, look in looks.items():
+        axes[0, 0].plot([], [], lw=2, label=_label(system), **look)
+    fig.legend(loc="outside lower left", ncols=3, columnspacing=1.2)
     return finish(fig, "Accuracy when the system may say “don't know”", note)
 
 
@@ -386,14 +320,10 @@ def coverage_curves(curves: pd.DataFrame, note: str = "") -> Figure:
 def saliency(clips: list[tuple[str, np.ndarray, np.ndarray, np.ndarray]], note: str = "") -> Figure:
     """Show what speaks for the answer: mel-spectrogram, gradient map over it, occlusion beside it.
 
-    Parameters
-    ----------
-    clips : list of (title, mel, gradient map, occlusion)
-        Title such as "Classical, taken for Ambient"; mel [216, t] in dB; maps of the same shape
-        from `models.explain`, the first 0..1, the last in log-odds.
+    A clip is (title, mel [216, t] in dB, gradient map 0..1, occlusion in log-odds); the maps, from
+    `models.explain`, have the shape of mel; a title is "Classical, taken for Ambient".
     """
-    height = 0.9 + 2.5 * len(clips)
-    fig, axes = canvas(len(clips), 3, height, sharey=True, squeeze=False, dpi=COARSE)
+    fig, axes = panels(3 * len(clips), 3, 0.9, 2.5, dpi=COARSE)
     for row, (title, mel, gradient, occluded) in zip(axes, clips, strict=True):
         for ax, colours in zip(row, ("magma", "gray", "gray"), strict=True):
             show_feature(ax, mel, "mel", vmin=-TOP_DB, vmax=0, cmap=colours)
@@ -403,7 +333,7 @@ def saliency(clips: list[tuple[str, np.ndarray, np.ndarray, np.ndarray]], note: 
         row[0].set_title(fill(title, 24))
         row[1].set_title("Gradient map")
         row[2].set_title(f"Occlusion, {occluded.min():+.1f} to {occluded.max():+.1f}")
-    mel_axes(fig, axes)
+    outer_labels(fig, axes)
     return finish(fig, "What speaks for the answer (occlusion: red for, blue against)", note)
 
 
@@ -420,25 +350,17 @@ def sanity_check(
 ) -> Figure:
     """Show a clip's map with the trained weights and with random ones.
 
-    Parameters
-    ----------
-    mel : np.ndarray [shape=(216, t)]
-        In dB.
-    maps : dict
-        From `explain.randomised`.
-    correlations : pd.Series
-        From `explain.rank_correlations`.
+    ``mel`` [216, t] is in dB; ``maps`` (the trained first) are from `explain.randomised`, the
+    correlations from `explain.rank_correlations`.
     """
-    options = {"sharex": True, "sharey": True, "squeeze": False, "dpi": COARSE}
-    fig, axes = canvas(2, -(-len(maps) // 2), 5.6, **options)
-    for ax, (name, values) in zip(axes.flat, maps.items(), strict=False):
+    fig, axes = panels(len(maps), -(-len(maps) // 2), 0.6, 2.5, dpi=COARSE)
+    for i, (ax, (name, values)) in enumerate(zip(axes.flat, maps.items(), strict=False)):
         show_feature(ax, mel, "mel", vmin=-TOP_DB, vmax=0, cmap="gray")
         _overlay(ax, values, "inferno", (0, 1))
         rho = correlations[name]
         words = "map is flat" if np.isnan(rho) else f"ρ = {rho:.2f}"
-        ax.set_title(name if name == next(iter(maps)) else f"{name}: {words}")
-    _hide(axes, len(maps))
-    mel_axes(fig, axes)
+        ax.set_title(f"{name}: {words}" if i else name)
+    outer_labels(fig, axes)
     return finish(fig, "Maps of random weights, ρ: rank correlation with the trained", note)
 
 
@@ -446,15 +368,11 @@ def sanity_check(
 def feature_importances(table: pd.DataFrame, note: str = "") -> Figure:
     """Bars of the 15 features that count most.
 
-    Parameters
-    ----------
-    table : pd.DataFrame
-        feature, importance (loss of accuracy when it is shuffled, 0..1), sd; largest first.
+    ``table`` has feature, importance (loss of accuracy when it is shuffled), sd; largest first.
     """
     top = table.head(15)
     fig, ax = canvas(height=1.3 + 0.29 * len(top))
-    error = {"ecolor": "0.25", "elinewidth": 1.2, "capsize": 3}
-    ax.barh(top["feature"], 100 * top["importance"], xerr=100 * top["sd"], error_kw=error)
+    ax.barh(top["feature"], 100 * top["importance"], xerr=100 * top["sd"], error_kw=BAR)
     ax.invert_yaxis()
     ax.set_xlabel("Loss of accuracy when the feature is shuffled (percentage points)")
     ax.grid(visible=False, axis="y")
@@ -465,23 +383,19 @@ def feature_importances(table: pd.DataFrame, note: str = "") -> Figure:
 def learning_curves(curves: pd.DataFrame, note: str = "") -> Figure:
     """Accuracy with new artists over the number of artists to learn from.
 
-    Parameters
-    ----------
-    curves : pd.DataFrame
-        From `tables.learning_curve`. A line is dotted where it leaves the corpus.
+    ``curves`` are from `tables.learning_curve`; a line is dotted where it leaves the corpus.
     """
     fig, ax = canvas(height=4.4)
-    systems = curves.groupby("system", sort=False)
-    looks = _looks(list(systems.groups))
-    for i, (system, part) in enumerate(systems):
-        x, last, look = part["n_artists"], part.iloc[-1], looks[system]
-        style = {"fmt": "o", "ms": 6, "elinewidth": 2, "color": look["color"]}
+    looks = _looks(curves["system"])
+    for i, (system, part) in enumerate(curves.groupby("system", sort=False)):
+        x, last, colour = part["n_artists"], part.iloc[-1], looks[system]["color"]
+        style = {"fmt": "o", "ms": 6, "elinewidth": 2, "color": colour, "label": _label(system)}
         apart = 1.025 ** (i - (len(looks) - 1) / 2)  # so that intervals do not hide each other
-        ax.errorbar(x * apart, part["accuracy"], _error(part), label=_label(system), **style)
+        ax.errorbar(x * apart, part["accuracy"], _error(part), **style)
         ends = np.array([x.min(), x.max(), 2 * x.max()])
         line = last["twice"] - last["gain"] * np.log2(ends[-1] / ends)
-        ax.plot(ends[:2], line[:2], lw=1.5, color=look["color"])
-        ax.plot(ends[1:], line[1:], lw=1.5, ls=":", color=look["color"])
+        ax.plot(ends[:2], line[:2], lw=1.5, color=colour)
+        ax.plot(ends[1:], line[1:], lw=1.5, ls=":", color=colour)
     ax.set_xscale("log", base=2)
     ticks = sorted({round(n) for n in curves["n_artists"]} | {round(2 * curves["n_artists"].max())})
     ax.set_xticks(ticks, [str(tick) for tick in ticks])
@@ -495,13 +409,8 @@ def learning_curves(curves: pd.DataFrame, note: str = "") -> Figure:
 def along_song(windows: pd.DataFrame, seconds: float, note: str = "") -> Figure:
     """Draw the genres' probabilities along a song, stacked.
 
-    Parameters
-    ----------
-    windows : pd.DataFrame
-        start_s and a column of probabilities for each genre; a row for each window. Where they are
-        NaN (silence) the picture has a gap.
-    seconds : float
-        Length of a window.
+    ``windows`` has start_s and a column for each genre, a row for each window of ``seconds``; NaN
+    (silence) leaves a gap.
     """
     genres = [column for column in windows if column != "start_s"]
     starts = windows["start_s"].to_numpy()
