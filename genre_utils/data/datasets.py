@@ -4,9 +4,9 @@ A clip table has one row a clip. ``status`` is "ok" or the reason why the clip i
 rows stay, so that the number of rows read equals the number used plus the number refused.
 """
 
-import csv
 import hashlib
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -72,19 +72,15 @@ def load_gtzan(folder: Path) -> tuple[pd.DataFrame, dict]:
             "`python -m genre_utils datasets download gtzan` fetches it"
         )
     rows = [
-        {
-            "clip_id": path.stem,
-            "path": path.relative_to(folder).as_posix(),
-            "genre": path.parent.name,
-            "track": path.stem,
-        }
+        (path.stem, path.relative_to(folder).as_posix(), genre)
         for genre in GTZAN_GENRES
         for path in sorted((root / genre).glob("[!.]*"))
         if path.suffix.lower() in audio.SOUND
     ]
     if not rows:
         raise GenreUtilsError(f"{root}: no .au or .wav files in the genres' folders")
-    clips = pd.DataFrame(rows).assign(artist="", album="", **PLAIN)
+    clips = pd.DataFrame(rows, columns=["clip_id", "path", "genre"])
+    clips = clips.assign(artist="", album="", track=clips["clip_id"], **PLAIN)
     _refuse_repeated(clips, root)
     clips.loc[clips["path"].str.endswith(GTZAN.known_bad), "status"] = "known broken file"
     return clips, {"files": len(clips), "artists": "not in the archive", "faults": "Sturm 2012"}
@@ -163,19 +159,12 @@ def _tag(tags: dict, *keys: str) -> str:
 def load_csv(folder: Path, *, manifest: str = "") -> tuple[pd.DataFrame, dict]:
     """Read a manifest: path and genre, and where there are such columns artist, album, track.
 
-    Parameters
-    ----------
-    folder : Path
-        Where the manifest is; its paths are relative to it.
-    manifest : str
-        Name of the file (comma-separated, TAB-separated if it ends in .tsv, UTF-8); empty: the one
-        table in the folder that has both columns.
+    ``manifest`` names the file in the folder (UTF-8; comma-separated, TAB-separated if it ends in
+    .tsv); empty: the one table there that has both columns. Paths are relative to the folder.
     """
     path = folder / manifest if manifest else _only_manifest(folder)
     try:
-        rows = pd.read_csv(
-            path, sep=_separator(path), dtype=str, keep_default_na=False, encoding="utf-8-sig"
-        )
+        rows = _read_manifest(path)
     except (ValueError, OSError) as error:
         why = str(error).strip().splitlines()[0][:80]
         raise GenreUtilsError(f"{path}: no table: {why}") from None
@@ -185,18 +174,21 @@ def load_csv(folder: Path, *, manifest: str = "") -> tuple[pd.DataFrame, dict]:
     for row in rows.index[rows["path"] == ""]:
         raise GenreUtilsError(f"{path}: line {row + 2} has no path")
     clips = rows.reindex(columns=["path", *LABELS], fill_value="")
-    clips.insert(0, "clip_id", clips["path"])
-    clips["track"] = clips["track"].where(clips["track"] != "", clips["path"])
+    track = clips["track"].where(clips["track"] != "", clips["path"])
+    clips = clips.assign(clip_id=clips["path"], track=track, **PLAIN)
+    clips.loc[clips["genre"] == "", "status"] = "no genre in the manifest"
     _refuse_repeated(clips, path)
     unknown = sorted(set(rows) - {"path", *LABELS})
-    clips = clips.assign(**PLAIN)
-    clips.loc[clips["genre"] == "", "status"] = "no genre in the manifest"
     return clips, {"manifest": path.name, "rows": len(rows), "columns_not_used": unknown}
 
 
 def _only_manifest(folder: Path) -> Path:
-    tables = sorted([*folder.glob("*.csv"), *folder.glob("*.tsv")])
-    manifests = [path for path in tables if {"path", "genre"} <= set(_header(path))]
+    manifests = []
+    for path in sorted([*folder.glob("*.csv"), *folder.glob("*.tsv")]):
+        with suppress(ValueError, OSError):
+            header = _read_manifest(path, nrows=0, encoding_errors="replace")
+            if {"path", "genre"} <= set(header):
+                manifests.append(path)
     if len(manifests) != 1:
         names = ", ".join(path.name for path in manifests) or "none"
         raise UsageError(
@@ -206,13 +198,11 @@ def _only_manifest(folder: Path) -> Path:
     return manifests[0]
 
 
-def _header(path: Path) -> list[str]:
-    with path.open(encoding="utf-8-sig", errors="replace", newline="") as stream:
-        return next(csv.reader([stream.readline()], delimiter=_separator(path)), [])
-
-
-def _separator(path: Path) -> str:
-    return "\t" if path.suffix.lower() == ".tsv" else ","
+def _read_manifest(path: Path, **options: object) -> pd.DataFrame:
+    separator = "\t" if path.suffix.lower() == ".tsv" else ","
+    return pd.read_csv(
+        path, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig", **options
+    )
 
 
 def _refuse_repeated(clips: pd.DataFrame, where: Path) -> None:
@@ -220,18 +210,15 @@ def _refuse_repeated(clips: pd.DataFrame, where: Path) -> None:
         raise GenreUtilsError(f"{where}: {clip_id} stands there twice; keep one of them")
 
 
-YOURS = dict.fromkeys(("clips", "size", "licence", "citation"), "yours")
 FOLDER = Dataset(
     name="folder",
     title="a folder of sound files",
-    **YOURS,
     needs="a folder: <genre>/**/*.wav, .flac, .ogg, .mp3, .au ...; tags give artists",
     load=load_folder,
 )
 CSV = Dataset(
     name="csv",
     title="a manifest",
-    **YOURS,
     needs="a CSV beside its files, or the folder: path, genre[, artist, album, track]",
     load=load_csv,
     options=("manifest",),
@@ -259,43 +246,30 @@ def download(name: str, folder: Path, mirror: str = "") -> Iterator[str]:
 def data_folder(name: str, data_dir: str | Path | None = None, *, jobs: int = 1) -> Path:
     """Folder of a data set's files; the demo corpus is made there on first use.
 
-    Without ``data_dir`` the demo corpus lies in the cache; any other set needs it. For a manifest
-    it may be the file; its folder is returned.
-
-    Raises
-    ------
-    UsageError
-        Unknown name, or no ``data_dir`` where one is needed.
+    Without ``data_dir`` the demo corpus lies in the cache; UsageError for any other set. For a
+    manifest it may be the file; its folder is returned.
     """
     dataset = get(name)
+    folder = Path(data_dir or cache_dir() / "data" / name)
     if dataset.synthetic:
         from genre_utils.data import demo
 
-        folder = Path(data_dir) if data_dir else cache_dir() / "data" / name
         demo.make_corpus(folder, jobs=jobs)
-        return folder
-    if not data_dir:
+    elif not data_dir:
         raise UsageError(f"data set {name} needs --data-dir DIR: {dataset.needs}")
-    if "manifest" in dataset.options and Path(data_dir).is_file():
-        return Path(data_dir).parent
-    if not Path(data_dir).is_dir():
+    elif "manifest" in dataset.options and folder.is_file():
+        folder = folder.parent
+    elif not folder.is_dir():
         raise UsageError(f"--data-dir {data_dir} is not a folder; {name} needs {dataset.needs}")
-    return Path(data_dir)
+    return folder
 
 
 def read_table(
     name: str, data_dir: str | Path | None = None, *, jobs: int = 1, **options: object
 ) -> tuple[Dataset, Path, pd.DataFrame, dict]:
-    """Read a data set's clip table without a look at the audio; arguments as `load_clips`.
+    """Read a data set: itself, the folder of its paths, clips with unchecked audio, counts.
 
-    Returns
-    -------
-    dataset : Dataset
-    folder : Path
-        That the paths are relative to.
-    clips : pd.DataFrame
-    report : dict
-        The loader's own counts.
+    The clips have all `COLUMNS`; one whose path leaves the folder is refused.
     """
     dataset = get(name)
     if unknown := sorted(set(options) - set(dataset.options)):
@@ -304,18 +278,12 @@ def read_table(
     if "manifest" in dataset.options and Path(data_dir or "").is_file():
         options = {"manifest": Path(data_dir or "").name, **options}
     clips, report = dataset.load(folder, **options)
-    return dataset, folder, completed(clips, name), report
-
-
-def completed(clips: pd.DataFrame, name: str) -> pd.DataFrame:
-    """All columns in order, rows by clip_id, and no path that leaves the data folder."""
-    clips = clips.assign(dataset=name)
-    clips = clips.reindex(columns=list(COLUMNS)).sort_values("clip_id", ignore_index=True)
-    clips["duration_s"] = clips["duration_s"].astype(float)
+    clips = clips.assign(dataset=name).reindex(columns=list(COLUMNS))
+    clips = clips.sort_values("clip_id", ignore_index=True).astype({"duration_s": float})
     paths = clips["path"].map(PurePosixPath)
     outside = paths.map(lambda path: path.is_absolute() or ".." in path.parts).astype(bool)
     clips.loc[outside, "status"] = OUTSIDE
-    return clips
+    return dataset, folder, clips, report
 
 
 def load_clips(
@@ -338,10 +306,8 @@ def load_clips(
     jobs : int
         Files checked at a time.
     max_per_genre : int, optional
-        Use at most so many clips of each genre (549: the authors' poster), chosen by `spread`;
-        None or 0: all. A genre that has fewer keeps what it has, and is reported.
-    seed : int
-        Of that choice.
+        Use at most so many clips of each genre (549: the authors' poster), chosen by `spread`
+        with ``seed``; None or 0: all. A genre that has fewer keeps what it has, and is reported.
     **options
         The data set's own (`Dataset.options`).
 
@@ -361,47 +327,42 @@ def load_clips(
         Files are missing or damaged, or no clip can be used.
     """
     max_per_genre = max_per_genre or None
-    if max_per_genre is not None and max_per_genre < 0:
+    if (max_per_genre or 0) < 0:
         raise UsageError(f"max_per_genre={max_per_genre}: at least 1, or 0 for all clips")
     dataset, folder, clips, loaded = read_table(name, data_dir, jobs=jobs, **options)
-    refused = check_audio(clips, folder, most=max_per_genre, seed=seed, jobs=jobs)
+    audio_refused = check_audio(clips, folder, most=max_per_genre, seed=seed, jobs=jobs)
     if not (clips["status"] == "ok").any():
         raise GenreUtilsError(
             f"{folder}: none of {len(clips)} clips can be used"
             + (f"; first: {clips['path'].iloc[0]}: {clips['status'].iloc[0]}" if len(clips) else "")
         )
-    report = {"dataset": name, "synthetic": dataset.synthetic, **loaded}
-    return clips, {**report, **_counts(clips, max_per_genre), "audio_refused": refused}
-
-
-def _counts(clips: pd.DataFrame, max_per_genre: int | None) -> dict:
     ok, refused = clips[clips["status"] == "ok"], clips[clips["status"] != "ok"]
-    artists = ok[ok["artist"] != ""].groupby("genre")["artist"].nunique()
-    sizes = {
-        genre: {"clips": len(rows), "artists": int(artists.get(genre, 0))}
-        for genre, rows in ok.groupby("genre")
-    }
-    few = {g: n["clips"] for g, n in sizes.items() if n["clips"] < (max_per_genre or 0)}
-    return {
+    sizes = _sizes(ok)
+    return clips, {
+        "dataset": name,
+        "synthetic": dataset.synthetic,
+        **loaded,
         "clips_ok": len(ok),
-        "clips_refused": {k: int(n) for k, n in refused["status"].value_counts().items()},
-        "genres": sizes,
+        "clips_refused": refused["status"].value_counts().to_dict(),
+        "genres": sizes.to_dict("index"),
         "max_per_genre": max_per_genre,
-        "genres_under_max": few,
+        "genres_under_max": sizes.loc[sizes["clips"] < (max_per_genre or 0), "clips"].to_dict(),
+        "audio_refused": audio_refused,
     }
+
+
+def _sizes(ok: pd.DataFrame) -> pd.DataFrame:
+    """Clips and known artists of each genre."""
+    known = ok.assign(artist=ok["artist"].where(ok["artist"] != ""))
+    return known.groupby("genre").agg(clips=("genre", "size"), artists=("artist", "nunique"))
 
 
 def spread(clips: pd.DataFrame, seed: int = 0) -> pd.Series:
-    """Rank the clips of each genre so that the first N are spread over its artists.
+    """Rank the clips of each genre, from 0, so that the first N are spread over its artists.
 
     Turns go round the artists, within an artist round the albums, within an album round the
     tracks. Chance decides who is first, by SHA-256 of seed and name: the same on every machine,
     and unmoved by what else is in the table.
-
-    Returns
-    -------
-    pd.Series [dtype=int]
-        0 is the first of its genre.
     """
     levels = [*LABELS, "clip_id"]
     rank = pd.Series(0, index=clips.index)
@@ -422,20 +383,20 @@ def check_audio(
     Changes ``clips`` in place and returns the refused files' reasons by path.
     """
     order = clips.index if most is None else spread(clips, seed).sort_values(kind="stable").index
-    checked = pd.Series(False, index=clips.index)
+    checked = clips.index[:0]
     while True:
-        usable = clips.loc[order[clips.loc[order, "status"] == "ok"]]
-        chosen = usable if most is None else usable.groupby("genre").head(most)
-        todo = sorted(chosen.index[~checked[chosen.index]])
-        if not todo:
+        usable = clips.loc[order].query("status == 'ok'")
+        chosen = usable.groupby("genre").head(len(clips) if most is None else most)
+        todo = chosen.index.difference(checked)
+        if todo.empty:
             break
         results = check_files([folder / path for path in clips.loc[todo, "path"]], jobs)
         clips.loc[todo, "duration_s"] = [round(duration, 3) for duration, _ in results]
         clips.loc[todo, "status"] = [status for _, status in results]
-        checked[todo] = True
+        checked = checked.union(todo)
     clips.loc[usable.index.difference(chosen.index), "status"] = f"not chosen: {most} a genre asked"
-    bad = clips[checked & (clips["status"] != "ok")]
-    return dict(zip(bad["path"], bad["status"], strict=True))
+    refused = clips.loc[checked].query("status != 'ok'")
+    return dict(zip(refused["path"], refused["status"], strict=True))
 
 
 def check_files(paths: Sequence[Path], jobs: int) -> list[tuple[float, str]]:
@@ -447,11 +408,10 @@ def check_files(paths: Sequence[Path], jobs: int) -> list[tuple[float, str]]:
         kept = {key: (float(duration), str(status)) for key, (duration, status) in content.items()}
     digests = _digests(paths, jobs, _digest_or_nothing)
     new = {key: path for key, path in zip(digests, paths, strict=True) if key and key not in kept}
-    keys = list(new)
-    for start in range(0, len(keys), SAVE_EVERY):
-        part = keys[start : start + SAVE_EVERY]
+    for start in range(0, len(new), SAVE_EVERY):
+        part = dict(list(new.items())[start : start + SAVE_EVERY])
         # In processes: decoding redirects descriptor 2, which all threads of a process share.
-        tasks = [(new[key],) for key in part]
+        tasks = [(path,) for path in part.values()]
         results = each(audio.check, tasks, jobs=jobs, desc="audio check", unit="file")
         kept |= dict(zip(part, results, strict=True))
         write_json(store, kept)
@@ -480,29 +440,23 @@ def audio_digests(clips: pd.DataFrame, folder: Path, *, jobs: int = 1) -> dict[s
 
 
 def leave_out_small_genres(clips: pd.DataFrame, n_folds: int, min_artists: int) -> pd.DataFrame:
-    """Refuse genres that are too small to be tested in each fold.
+    """Refuse genres that are too small to be tested in each fold; returns a copy.
 
     A genre needs at least ``n_folds`` usable clips and ``min_artists`` artists. Where no artist
     at all is known (GTZAN), artists are not asked for: artist-wise folds are then impossible.
-
-    Returns
-    -------
-    pd.DataFrame
-        A copy in which those genres' clips have a status that gives the count.
     """
-    clips = clips.copy()
-    ok = clips[clips["status"] == "ok"]
-    artists_known = (ok["artist"] != "").any()
-    for _, rows in ok.groupby("genre"):
-        artists = rows.loc[rows["artist"] != "", "artist"].nunique()
-        if len(rows) < n_folds:
-            reason = f"{len(rows)} clip{'s' * (len(rows) > 1)}, {n_folds} needed"
-        elif artists_known and artists < min_artists:
-            reason = f"{artists} artist{'s' * (artists != 1)}, {min_artists} needed"
-        else:
-            continue
-        clips.loc[rows.index, "status"] = f"genre left out: {reason}"
-    return clips
+    sizes = _sizes(clips[clips["status"] == "ok"])
+    if not sizes["artists"].any():
+        min_artists = 0
+    reasons = {}
+    for genre, n, artists in sizes.itertuples():
+        if n < n_folds:
+            reasons[genre] = f"genre left out: {n} clip{'s' * (n > 1)}, {n_folds} needed"
+        elif artists < min_artists:
+            count = f"{artists} artist{'s' * (artists != 1)}"
+            reasons[genre] = f"genre left out: {count}, {min_artists} needed"
+    reason = clips["genre"].map(reasons).where(clips["status"] == "ok")
+    return clips.assign(status=reason.fillna(clips["status"]))
 
 
 def validate(name: str, data_dir: str | Path | None = None, *, jobs: int = 1) -> dict:
@@ -512,36 +466,37 @@ def validate(name: str, data_dir: str | Path | None = None, *, jobs: int = 1) ->
     -------
     dict
         JSON-able. ``clips``: number of rows; for each of `FAULTS` the files and the reason;
-        ``known_bad``: faulty files that are known to be so in the release; ``notes``; ``ok``: no
-        fault beyond the known ones.
-
-    Raises
-    ------
-    GenreUtilsError
-        The clip table cannot be read.
+        ``known_bad``: files that are faulty in the release itself; ``notes``; ``ok``: no other
+        fault.
     """
     dataset, folder, clips, _ = read_table(name, data_dir, jobs=jobs)
     faults: dict[str, dict[str, str]] = {kind: {} for kind in FAULTS}
+    known_bad = {}
     inside = clips["status"] != OUTSIDE
     faults["outside"] = dict.fromkeys(clips.loc[~inside, "path"], OUTSIDE)
     paths = clips.loc[inside, "path"].tolist()
     results = check_files([folder / path for path in paths], jobs)
     for path, (duration, status) in zip(paths, results, strict=True):
-        if status != "ok":
-            faults[_kind(folder / path, duration, status)][path] = status
+        if status == "ok":
+            continue
+        if path.endswith(dataset.known_bad):
+            known_bad[path] = status
+        elif not (folder / path).is_file():
+            faults["missing"][path] = status
+        elif math.isnan(duration):
+            faults["undecodable"][path] = status
+        else:
+            faults["silent" if status == "silent" else "too_short"][path] = status
+    release = dataset.release
     tables = [
         table.name
-        for table in (dataset.release.tables if dataset.release else ())
+        for table in (release.tables if release else ())
         if (folder / table.name).is_file()
         and pooch.file_hash(str(folder / table.name), alg="md5") != table.md5
     ]
     notes = [f"{table} is not the release's: an excerpt or another version" for table in tables]
-    if notes and len(clips) >= dataset.release.n_audio:
+    if notes and len(clips) >= release.n_audio:
         faults["wrong_checksum"], notes = dict.fromkeys(tables, "not as released"), []
-    known_bad = {}
-    for files in faults.values():
-        for path in [path for path in files if path.endswith(dataset.known_bad)]:
-            known_bad[path] = files.pop(path)
     return {
         "dataset": name,
         "folder": str(folder),
@@ -551,11 +506,3 @@ def validate(name: str, data_dir: str | Path | None = None, *, jobs: int = 1) ->
         "notes": notes,
         "ok": not any(faults.values()),
     }
-
-
-def _kind(path: Path, duration: float, status: str) -> str:
-    if not path.is_file():
-        return "missing"
-    if duration != duration:  # NaN: nothing could be decoded
-        return "undecodable"
-    return "silent" if status == "silent" else "too_short"

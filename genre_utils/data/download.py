@@ -1,8 +1,7 @@
 """Fetch the release of a data set and unpack it.
 
-Pooch fetches a file, compares its checksum and puts it in place at once; what is there with the
-right checksum is not fetched again. What comes from outside is not trusted: sizes are capped,
-archives are looked through before anything is written.
+Pooch fetches a file, compares its checksum and puts it in place at once. What comes from outside
+is not trusted: sizes are capped, archives are looked through before anything is written.
 """
 
 import io
@@ -74,12 +73,12 @@ class Dataset:
 
     name: str
     title: str
-    clips: str
-    size: str
-    licence: str
-    citation: str
     needs: str
     load: Callable[..., tuple[pd.DataFrame, dict]]
+    clips: str = "yours"
+    size: str = "yours"
+    licence: str = "yours"
+    citation: str = "yours"
     options: tuple[str, ...] = ()
     known_bad: tuple[str, ...] = ()
     synthetic: bool = False
@@ -137,18 +136,14 @@ def fetch(
     """Put a file into ``folder``, unless it is there with the right checksum, and return its path.
 
     A file that ``check(folder)`` refuses (GenreUtilsError) is deleted, and the next address tried.
-
-    Raises
-    ------
-    GenreUtilsError
-        No address has it (the line gives the reason of each), or it cannot be written.
+    GenreUtilsError: no address has it (the line gives the reason of each), or it cannot be written.
     """
     front = (f"{mirror.rstrip('/')}/{remote.name}",) if mirror else ()
+    terminal = sys.stderr if sys.stderr.isatty() else io.StringIO()
     failures = []
     for address in front + remote.urls:
         url, _, part = address.partition("#")
         headers = {"Accept-Encoding": "identity"} | ({"Range": part} if part else {})
-        terminal = sys.stderr if sys.stderr.isatty() else io.StringIO()
         bar = _Bar(desc=remote.name, unit="B", unit_scale=True, leave=False, file=terminal)
         bar.cap = remote.cap
         get = pooch.HTTPDownloader(bar, CHUNK, timeout=TIMEOUT, headers=headers)
@@ -162,8 +157,11 @@ def fetch(
             path.unlink()
         except ValueError:  # raised by pooch; the file is deleted by then
             failures.append(f"{url}: wrong checksum")
+        except requests.HTTPError as error:
+            failures.append(f"{url}: HTTP {error.response.status_code} {error.response.reason}")
         except requests.RequestException as error:
-            failures.append(f"{url}: {_reason(error)}")
+            reason = str(error).rpartition(": ")[2].rstrip("')\"")
+            failures.append(f"{url}: {reason}")
         except OSError as error:
             raise GenreUtilsError(
                 f"cannot write {folder / remote.name}: {error.strerror}; make room and run the "
@@ -189,19 +187,13 @@ class _Bar(tqdm):
         return super().update(n)
 
 
-def _reason(error: requests.RequestException) -> str:
-    if error.response is not None:
-        return f"HTTP {error.response.status_code} {error.response.reason}"
-    return str(error).rpartition(": ")[2].rstrip("')\"")
-
-
 def _catalogue(release: Release, folder: Path, mirror: str) -> str:
     """Return the name of a sound catalogue; a new one is checked before it is put in place."""
     with suppress(GenreUtilsError):
         return release.check(folder)
     failures = []
-    for remote in release.catalogue:
-        with TemporaryDirectory(dir=folder, prefix=".part-") as scratch:
+    with TemporaryDirectory(dir=folder, prefix=".part-") as scratch:
+        for remote in release.catalogue:
             try:
                 path = fetch(remote, Path(scratch), mirror, release.check)
             except GenreUtilsError as error:
@@ -238,15 +230,11 @@ def _need_space(folder: Path, wanted: int) -> None:
 
 
 def unpack(archive: Path, folder: Path, *, cap: int) -> None:
-    """Unpack the files of a zip or tar.gz below a folder.
+    """Unpack the files of a zip or tar.gz below a folder; those there in the right size stay.
 
-    Files that are there with the right size are left alone. Each file appears when it is whole.
-
-    Raises
-    ------
-    GenreUtilsError
-        Before anything is written: the archive is damaged, takes more than ``cap`` bytes, or has a
-        link or a member that leaves the folder. Later: a member is damaged or cannot be written.
+    Each file appears when it is whole. GenreUtilsError before anything is written: the archive is
+    damaged, takes more than ``cap`` bytes, or has a link or a member that leaves the folder;
+    later: a member is damaged or cannot be written.
     """
     try:
         with _opened(archive) as (sizes, read):
@@ -266,14 +254,12 @@ def _opened(archive: Path) -> Iterator[tuple[dict[str, int], Callable[[str], IO[
     """Sizes of an archive's files, and a function that opens one of them for reading."""
     if archive.name.endswith(".tar.gz"):
         with tarfile.open(archive, "r:gz") as tar:
-            members = {member.name: member for member in tar if not member.isdir()}
-            for name in members:
-                if not members[name].isreg():
-                    raise GenreUtilsError(f"{archive}: {name} is no plain file; nothing unpacked")
-            yield (
-                {name: member.size for name, member in members.items()},
-                lambda name: tar.extractfile(members[name]),
-            )
+            files = [member for member in tar if not member.isdir()]
+            for member in files:
+                if not member.isreg():
+                    message = f"{archive}: {member.name} is no plain file; nothing unpacked"
+                    raise GenreUtilsError(message)
+            yield {member.name: member.size for member in files}, tar.extractfile
     else:
         with zipfile.ZipFile(archive) as packed:
             files = [member for member in packed.infolist() if not member.is_dir()]
