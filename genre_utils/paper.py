@@ -1,8 +1,7 @@
 """What the paper states: every constant and every reported number, each with its section.
 
-John Uchal and Haotian Zhou, "Music Genres Classification Using Deep Neural Network", University
-of Rochester, 2019. What the paper leaves open is not here: those are parameters, each named where
-it is used and listed in the README.
+Uchal and Zhou, University of Rochester, 2019. What the paper leaves open is not here: those are
+parameters, named where they are used and listed in the README.
 """
 
 from types import MappingProxyType
@@ -76,8 +75,7 @@ SYSTEM_LABELS = MappingProxyType(
     }
 )
 
-# Not the paper's: rules that never hear a note, and every other system, as tables and figures
-# name them.
+# Not the paper's: rules that never hear a note, and every other system, as tables name them.
 REFERENCE_POINTS = MappingProxyType(
     {
         "majority": "Most frequent genre",
@@ -133,8 +131,7 @@ FIG3 = np.array(
 )
 FIG3.setflags(write=False)
 
-# Every cell of Fig. 3 is a multiple of 2 %: the smallest test set that allows it has 50 clips a
-# genre. This is our inference, not the paper's statement.
+# Our inference: all of Fig. 3 are multiples of 2 %, which takes at least 50 clips a genre.
 TEST_CLIPS_PER_GENRE = 50
 
 # Section 3.2: the pairs "more likely to be confused with each other".

@@ -77,34 +77,19 @@ def sensitivity(
     jobs: int = 1,
     n_resamples: int = intervals.N_RESAMPLES,
 ) -> pd.DataFrame:
-    """Replace a finished run's choices one by one and judge the claims again.
+    """Replace the choices of a finished run's ``folder`` one by one and judge the claims again.
 
-    Each alternative is a run in ``sensitivity`` of the run's folder; one that is there is read.
-    ``sensitivity.csv`` and ``sensitivity.md`` are written after each.
-
-    Parameters
-    ----------
-    folder : str
-        A folder that ``run_all.sh`` filled.
-    choices : tuple of Choice
-        The run's own value is passed over.
-    jobs : int
-        Worker processes.
-    n_resamples : int
-        Draws of the bootstrap over artists.
+    Each alternative is a run in ``sensitivity`` of that folder, made by ``jobs`` processes; one
+    that is there is read. ``sensitivity.csv`` and ``sensitivity.md`` are written after each.
 
     Returns
     -------
-    pd.DataFrame
-        choice, default (the run's value), alternative, system, accuracy, accuracy_lo, accuracy_hi,
-        default_accuracy, difference (alternative - default; of the same clips) with its 95 %
-        interval by artists (lo, hi), verdict_changes (claims 1 to 5, all systems of the choice
-        replaced together; "none" or ``claim 2: holds -> does not hold; ...``).
+    pd.DataFrame [columns=COLUMNS]
+        ``default`` is the run's value, ``difference`` alternative - default on the same clips with
+        its 95 % interval by artists (lo, hi). ``verdict_changes`` concerns claims 1 to 5 with all
+        systems of the choice replaced together: "none" or ``claim 2: holds -> does not hold; ...``.
 
-    Raises
-    ------
-    UsageError
-        The folder holds no finished run, or one without the artist protocol.
+    Raises UsageError where there is no finished run, or one without the artist protocol.
     """
     base = Run(folder)
     if not (base.folder / "predictions.csv").is_file():

@@ -1,13 +1,8 @@
 """A clip's features: mel-spectrogram, MFCC and chromagram (section 2.2), the SVM's frames (2.5).
 
 Also features as images (2.2.2, 2.3), hand-crafted features, and the extraction of many files into
-stores. The hand-crafted ones are after Bahuleyan (arXiv:1804.01149, section 3.3; the paper's
-reference [1]): moments of the waveform, zero-crossing rate, energy, tempo; MFCC, chroma, spectral
-centroid, bandwidth, contrast and roll-off by their mean and standard deviation over the frames.
-Added here: flatness, tonnetz, onset strength and the MFCC's slopes.
-
-Filter banks are kept between calls, and a block of frames goes through all steps in the same
-memory: librosa's numbers (to 1e-4 dB) in well under half of its time.
+stores. Filter banks are kept between calls, and blocks of frames share their memory: librosa's
+numbers (to 1e-4 dB) in well under half of its time.
 """
 
 import warnings
@@ -95,14 +90,10 @@ def mel_power(
     power: int = 2,
     center: bool = True,
 ) -> np.ndarray:
-    """`librosa.feature.melspectrogram` of a mono signal; the arguments are its.
+    """`librosa.feature.melspectrogram` of a mono signal: shape=(n_mels, t), dtype=float32.
 
-    The transforms are done in double precision, as librosa does them: in single precision soft
-    bands beside loud ones would be off by up to 1e-3 dB.
-
-    Returns
-    -------
-    np.ndarray [shape=(n_mels, t), dtype=float32]
+    The transforms have double precision, as librosa's: in single precision soft bands beside loud
+    ones would be off by up to 1e-3 dB.
     """
     bank = mel_filters(sr, n_fft, n_mels, fmax)
     taper = librosa.filters.get_window(window, n_fft)
@@ -128,18 +119,10 @@ def _square(stft, spectrum):  # noqa: ANN001, ANN202 (numba infers: complex128 [
 
 
 def mel_spectrogram(y: np.ndarray, *, scale: str = "db") -> np.ndarray:
-    """Mel-spectrogram with the paper's parameters (section 2.2.1).
+    """Mel-spectrogram with the paper's parameters (section 2.2.1) of 16 kHz samples [shape=(n,)].
 
-    Parameters
-    ----------
-    y : np.ndarray [shape=(n,)]
-        16 kHz samples.
-    scale : {"db", "amplitude", "power"}
-        The paper names none; decibels below the clip's maximum, cut at -80 dB, is our default.
-
-    Returns
-    -------
-    np.ndarray [shape=(216, 1 + n // 512), dtype=float32]
+    The paper names no ``scale``; decibels below the clip's maximum, cut at -80 dB, is our default.
+    Returns shape=(216, 1 + n // 512), dtype=float32; raises UsageError for an unknown scale.
     """
     check_choice("mel_scale", scale)
     mel = mel_power(y, **paper.MEL, power=1 if scale == "amplitude" else 2)
@@ -164,13 +147,9 @@ def chromagram(y: np.ndarray) -> np.ndarray:
 def svm_frames(y: np.ndarray) -> np.ndarray:
     """Frames of the SVM (section 2.5): 13 MFCC and the level of each.
 
-    Frames lie wholly inside the signal (MATLAB's way, no centring).
-
-    Returns
-    -------
-    np.ndarray [shape=(14, t), dtype=float32]
-        t = 248 for 20 s: what the fair SVM sees; the paper's SVM sees the first `SVM_FRAMES`.
-        Rows 0-12: MFCC; row 13: the frame's RMS in dB re full scale, not under -100.
+    Frames lie wholly inside the signal (MATLAB's way, no centring). Returns shape=(14, t), float32:
+    rows 0-12 are MFCC, row 13 the frame's RMS in dB re full scale, not under -100. 20 s give
+    t = 248, which the fair SVM sees; the paper's SVM sees the first `SVM_FRAMES`.
     """
     frame = {"hop_length": paper.SVM["hop_length"], "center": False}
     shape = {name: paper.SVM[name] for name in ("n_fft", "window", "n_mels")}
@@ -237,23 +216,22 @@ def extract(y: np.ndarray, names: Collection[str], *, mel_scale: str = "db") -> 
 def to_image(feature: np.ndarray, name: str, *, scale: str = "db", channels: str = "repeat"):  # noqa: ANN201
     """Turn one feature into the image VGG-16 sees (sections 2.2.2 and 2.3).
 
-    Values become 0..255: decibels from -80 to 0 and chroma from 0 to 1 on a fixed scale, all else
-    between the clip's own minimum and maximum, so nothing is fitted on other clips. The paper
-    says "3-channel" and no more: the grey value three times, or a colour map (magma).
+    Decibels from -80 to 0 and chroma from 0 to 1 have a fixed scale; all else lies between the
+    clip's own minimum and maximum, so nothing is fitted on other clips. The paper says "3-channel"
+    and no more: the grey value three times ("repeat"), or a colour map (magma).
 
     Parameters
     ----------
     feature : np.ndarray [shape=(height, width)]
-        Low frequencies (or coefficients) first; the image has them at the top as well.
-    name : {"mel", "mfcc", "chroma"}
-    scale : str
-        Scale that the mel-spectrogram was made with.
-    channels : {"repeat", "colormap"}
+        "mel" (made with ``scale``), "mfcc" or "chroma", as ``name`` says. Low frequencies (or
+        coefficients) come first; the image has them at the top as well.
 
     Returns
     -------
     np.ndarray [shape=(height, width, 3), dtype=float32]
         RGB, 0..255.
+
+    Raises UsageError for an unknown name, scale or way to channels.
     """
     if name not in paper.SHAPES:
         raise UsageError(f"no image of feature {name!r}: one of {', '.join(paper.SHAPES)}")
@@ -326,10 +304,7 @@ def stored(
     jobs, scheduler
         As for `runtime.each`.
 
-    Raises
-    ------
-    GenreUtilsError
-        Some clips cannot be used; all others are stored. The line names the first of them.
+    Raises GenreUtilsError if clips cannot be used: the line names the first, all others are stored.
     """
     code = code_digest(getattr(extractor, "func", extractor))
     stores = {
@@ -362,7 +337,8 @@ def _chunk(
     return refused
 
 
-# Hand-crafted features: one number each, for classifiers that are no networks.
+# Hand-crafted features, after Bahuleyan (arXiv:1804.01149, section 3.3; the paper's reference [1]).
+# Added here: flatness, tonnetz, onset strength and the MFCC's slopes.
 
 DURATION = 30.0  # s; Magnatune's and GTZAN's clips are not longer
 FRAMES = {"n_fft": 2048, "hop_length": 512}  # 128 ms, every 32 ms
@@ -405,10 +381,9 @@ NAMES = (
 
 
 def handcrafted(y: np.ndarray) -> np.ndarray:
-    """Describe a clip by the numbers that `NAMES` lists, float32: Hz, beats a minute.
+    """Describe 16 kHz samples [shape=(n,)], peak 1, at least 1 s, by the numbers in `NAMES`.
 
-    ``y`` [shape=(n,)] are 16 kHz samples, peak 1, at least 1 s. All numbers are finite, also for
-    a clip that is nearly silent.
+    They are float32, in Hz or beats a minute, and finite also for a clip that is nearly silent.
     """
     over_time = series(y)
     tempo = librosa.feature.tempo(

