@@ -8,6 +8,11 @@ from types import MappingProxyType
 
 import numpy as np
 
+
+def _fixed(**values: float | str | tuple) -> MappingProxyType:
+    return MappingProxyType(values)
+
+
 TITLE = "Music Genres Classification Using Deep Neural Network"
 AUTHORS = ("John Uchal", "Haotian Zhou")
 
@@ -26,35 +31,20 @@ GENRES = (
 N_CLIPS = 5500
 
 # Section 2.1.
-AUDIO = MappingProxyType({"sr": 16000, "duration": 20.0})
+AUDIO = _fixed(sr=16000, duration=20.0)
 
 # Sections 2.2.1 and 2.2.2, as librosa's arguments.
-MEL = MappingProxyType(
-    {"sr": 16000, "n_fft": 2048, "hop_length": 512, "window": "hann", "n_mels": 216, "fmax": 8000}
-)
-MFCC = MappingProxyType(
-    {"sr": 16000, "n_fft": 1024, "hop_length": 4096, "window": "hann", "n_mfcc": 32}
-)
-CHROMA = MappingProxyType(
-    {"sr": 16000, "n_fft": 1024, "hop_length": 2048, "window": "hann", "n_chroma": 32}
-)
-SHAPES = MappingProxyType({"mel": (216, 626), "mfcc": (32, 79), "chroma": (32, 157)})
+MEL = _fixed(sr=16000, n_fft=2048, hop_length=512, window="hann", n_mels=216, fmax=8000)
+MFCC = _fixed(sr=16000, n_fft=1024, hop_length=4096, window="hann", n_mfcc=32)
+CHROMA = _fixed(sr=16000, n_fft=1024, hop_length=2048, window="hann", n_chroma=32)
+SHAPES = _fixed(mel=(216, 626), mfcc=(32, 79), chroma=(32, 157))
 
 # Section 2.5: first 10 s, 200 ms Hamming windows every 80 ms, 24 mel filters, 13 MFCC.
-SVM = MappingProxyType(
-    {
-        "duration": 10.0,
-        "n_fft": 3200,
-        "hop_length": 1280,
-        "window": "hamming",
-        "n_mels": 24,
-        "n_mfcc": 13,
-    }
-)
+SVM = _fixed(duration=10.0, n_fft=3200, hop_length=1280, window="hamming", n_mels=24, n_mfcc=13)
 
 # Sections 2.3 and 2.4: the layers after VGG-16's convolution blocks, and their training.
-HEAD = MappingProxyType({"units": (512, 256), "l2": 0.01, "dropout": 0.5})
-TRAINING = MappingProxyType({"learning_rate": 2e-4, "batch_size": 64, "epochs": 200})
+HEAD = _fixed(units=(512, 256), l2=0.01, dropout=0.5)
+TRAINING = _fixed(learning_rate=2e-4, batch_size=64, epochs=200)
 TEST_SHARE = 0.1
 
 # Table 1: (accuracy, F-score) on the test set.

