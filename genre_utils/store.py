@@ -2,12 +2,12 @@
 
 A folder ``<name>-<key>`` belongs to one computation: the key is a digest of its parameters and of
 the source code that does it. Inside, each shard is ``<digest>.npy`` (rows) with ``<digest>.json``
-(the rows' ids, digests of the audio). Rows are therefore reused exactly when audio, parameters and
-code are unchanged; plain NumPy reads a shard. Each file appears at once when it is whole, a shard
-counts only once both of its files are there and fit: an interrupted run loses at most one shard,
-two runs at once cannot spoil each other's, and what a broken machine left half is made anew.
+(the rows' ids, digests of the audio). Rows are reused exactly when audio, parameters and code are
+unchanged. A file appears at once when it is whole, and a shard counts when both of its files are
+there and fit: an interrupted run loses at most one shard, two runs at once cannot spoil each
+other's, and what a broken machine left half is made anew.
 
-What a run leaves in its folder, one file a stage: the notebooks read and write through this.
+`Run` is the folder of a run: the notebooks read and write their tables and facts through it.
 """
 
 import ast
@@ -19,6 +19,7 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import lru_cache
 from importlib.metadata import version
@@ -40,11 +41,10 @@ INFRASTRUCTURE = tuple(f"{PACKAGE}.{name}" for name in ("store", "runtime", "bac
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 DISTRIBUTIONS = {"sklearn": "scikit-learn", "yaml": "pyyaml"}  # where import and package differ
 KEY = "key.txt"  # parameters of a store
-LEFT_OVER = ".part-"  # start of a temporary file's name
 
 
 def cache_dir() -> Path:
-    """Folder of everything kept between runs: ``$GENRE_UTILS_CACHE``, or the system's cache folder.
+    """Folder of what is kept between runs: ``$GENRE_UTILS_CACHE``, or the system's cache folder.
 
     A folder ~/.cache/genre-utils from an earlier version serves where the system's is not there.
     """
@@ -61,16 +61,11 @@ def digest(value: Any) -> str:  # noqa: ANN401
 
 
 def code_digest(*objects: Any) -> str:  # noqa: ANN401
-    """Digest of the code that makes a result: an edited stage is computed anew.
+    """Digest (16 hexadecimal digits) of the code that makes a result: edited, it is made anew.
 
     Covers the modules in which ``objects`` (classes, functions, modules) are defined, every module
     of this package that these import, directly or through others, and the versions of the other
     packages that they import. Docstrings and comments do not count. Nothing is imported for it.
-
-    Returns
-    -------
-    str
-        16 hexadecimal digits.
     """
     names = [getattr(item, "__module__", None) or item.__name__ for item in objects]
     code: dict[str, str] = {}
@@ -101,16 +96,13 @@ def _parsed(name: str) -> tuple[str, list[str], set[str]]:
             others.add(node.module.partition(".")[0])
             names = [f"{node.module}.{alias.name}" for alias in node.names]
             if node.module.startswith(PACKAGE):
-                own += [n if n in _modules() else node.module for n in names]
+                own += [n if _is_module(n) else node.module for n in names]
     own = [module for module in own if module != PACKAGE]
     return digest(ast.dump(tree)), own, others - {PACKAGE}
 
 
-@lru_cache(1)
-def _modules() -> set[str]:
-    """Names of all modules of this package."""
-    paths = (path.relative_to(ROOT).with_suffix("") for path in Path(__file__).parent.rglob("*.py"))
-    return {".".join(path.parts) for path in paths}
+def _is_module(name: str) -> bool:
+    return ROOT.joinpath(*name.split(".")).with_suffix(".py").is_file()
 
 
 def file_digest(path: str | Path) -> str:
@@ -122,21 +114,17 @@ def file_digest(path: str | Path) -> str:
 def write_atomic(path: str | Path, write: Callable[[Path], None]) -> None:
     """Let ``write`` fill a temporary neighbour of ``path``, then put it in place at once."""
     path = Path(path)
-    name = ""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=LEFT_OVER, suffix=path.suffix)
-        os.close(handle)
-        write(Path(name))
-        with Path(name).open("rb") as stream:
-            os.fsync(stream.fileno())  # or a machine that dies leaves the name without the content
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".part-") as scratch:
+            part = Path(scratch) / path.name
+            write(part)
+            with part.open("rb") as stream:
+                os.fsync(stream.fileno())  # or a machine that dies leaves a name without content
+            part.chmod(0o644)
+            part.replace(path)
     except OSError as error:
         raise GenreUtilsError(f"cannot write {path}: {error.strerror or error}") from None
-    finally:
-        if name:
-            Path(name).unlink(missing_ok=True)
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -145,8 +133,10 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def write_json(path: str | Path, value: Any) -> None:  # noqa: ANN401
-    """Write a value as indented JSON, atomically."""
-    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+    """Write a value, NumPy's scalars included, as indented JSON, atomically."""
+    write_text(
+        path, json.dumps(value, indent=1, ensure_ascii=False, default=np.generic.item) + "\n"
+    )
 
 
 def remembered(
@@ -173,68 +163,49 @@ def read_npz(path: str | Path) -> dict[str, np.ndarray] | None:
 
 
 class Store:
-    """Rows of one computation.
+    """Rows of one computation, in a folder that `make` or an earlier stage made.
 
-    Parameters
-    ----------
-    root : Path
-        Folder that holds the stores.
-    name : str
-        What the rows are ("mel", "vgg-mel").
-    key : dict
-        JSON-able: every parameter the rows depend on, `code_digest` included.
+    Raises GenreUtilsError where the folder is gone.
     """
 
-    def __init__(self, root: Path, name: str, key: dict) -> None:
-        self._open(Path(root) / f"{name}-{digest(key)[:16]}")
-        if not (self.folder / KEY).is_file():
-            write_json(self.folder / KEY, key)
-
-    def _open(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        if not self.folder.is_dir():
+            raise GenreUtilsError(f"{folder}: stored arrays are gone; run the earlier stage again")
         self._index: dict[str, tuple[str, int]] = {}
         self._seen: set[str] = set()
 
     @classmethod
-    def opened(cls, folder: str | Path) -> "Store":
-        """Return the store in a folder that an earlier stage named.
+    def make(cls, root: Path, name: str, key: dict) -> "Store":
+        """Return the store below ``root`` of what the rows are ("mel", "vgg-mel"), new or old.
 
-        Raises
-        ------
-        GenreUtilsError
-            The folder is gone.
+        ``key`` is JSON-able: every parameter that the rows depend on, `code_digest` included.
         """
-        if not Path(folder).is_dir():
-            raise GenreUtilsError(f"{folder}: stored arrays are gone; run the earlier stage again")
-        store = cls.__new__(cls)
-        store._open(Path(folder))
-        return store
+        folder = Path(root) / f"{name}-{digest(key)[:16]}"
+        if not (folder / KEY).is_file():
+            write_json(folder / KEY, key)
+        return cls(folder)
 
     def __reduce__(self) -> tuple:
         """Travel between processes by the folder alone."""
-        return Store.opened, (self.folder,)
+        return Store, (self.folder,)
 
     def index(self) -> dict[str, tuple[str, int]]:
-        """Where each stored id lies: ``{id: (shard name, row)}``; each shard is read once."""
-        names = {entry.name for entry in os.scandir(self.folder) if entry.name.endswith(".json")}
-        if not self._seen <= names:  # another run began anew
+        """Where each stored id lies: ``{id: (shard, row)}``. Each shard's ids are read once.
+
+        A shard with a damaged file has no rows, so that they are made anew.
+        """
+        shards = {path.stem for path in self.folder.glob("*.json")}
+        if not self._seen <= shards:  # another run began anew
             self._index, self._seen = {}, set()
-        for name in sorted(names - self._seen):
-            shard = name.removesuffix(".json")
-            self._index |= {row: (shard, i) for i, row in enumerate(self._ids(shard))}
-        self._seen = names
+        for shard in sorted(shards - self._seen):
+            path = self.folder / f"{shard}.json"
+            with suppress(OSError, ValueError, EOFError):
+                ids = json.loads(path.read_text(encoding="utf-8"))
+                if len(np.load(path.with_suffix(".npy"), mmap_mode="r")) == len(ids):
+                    self._index |= {row: (shard, i) for i, row in enumerate(ids)}
+        self._seen = shards
         return self._index
-
-    def _ids(self, shard: str) -> list[str]:
-        """Ids of a shard; none where a file of it is damaged, so that its rows are made anew."""
-        try:
-            ids = json.loads((self.folder / f"{shard}.json").read_text(encoding="utf-8"))
-            return ids if len(self._shard(shard)) == len(ids) else []
-        except (OSError, ValueError, EOFError):
-            return []
-
-    def _shard(self, name: str) -> np.ndarray:
-        return np.load(self.folder / f"{name}.npy", mmap_mode="r")
 
     def missing(self, ids: Iterable[str]) -> list[str]:
         """Return the ids not stored yet, each once, in the order given."""
@@ -246,17 +217,14 @@ class Store:
         if len(ids) != len(rows):
             raise ValueError(f"{len(ids)} ids for {len(rows)} rows")
         name = digest(list(ids))[:16]
-        self._seen.discard(f"{name}.json")
+        self._seen.discard(name)
         write_atomic(self.folder / f"{name}.npy", lambda part: np.save(part, rows))
         write_json(self.folder / f"{name}.json", list(ids))
 
     def rows(self, ids: Sequence[str]) -> "Rows":
         """Rows of ``ids`` in that order, left on disk until they are asked for.
 
-        Raises
-        ------
-        GenreUtilsError
-            Some rows are not stored.
+        Raises GenreUtilsError where some are not stored.
         """
         if any(row not in self._index for row in ids):
             self.index()
@@ -266,7 +234,7 @@ class Store:
                 f"{self.folder}: {absent} of {len(ids)} clips are not stored; "
                 "run the earlier stage again"
             )
-        return Rows(self, [self._index[row] for row in ids])
+        return Rows(self.folder, [self._index[row] for row in ids])
 
     def load(self, ids: Sequence[str]) -> np.ndarray:
         """`rows` in memory, shape=(len(ids), ...)."""
@@ -274,17 +242,11 @@ class Store:
 
 
 class Rows:
-    """Stored rows on disk, seen as one array that is read where it is indexed.
+    """Stored rows on disk, seen as one array (`shape`, `dtype`) that is read where indexed."""
 
-    Attributes
-    ----------
-    shape : tuple
-    dtype : np.dtype
-    """
-
-    def __init__(self, store: Store, places: list[tuple[str, int]]) -> None:
-        self._store = store
-        self._places = places
+    def __init__(self, folder: Path, places: list[tuple[str, int]]) -> None:
+        self._folder = folder
+        self._places = pd.DataFrame(places, columns=["shard", "row"])
         first = self._read(places[0][0])
         self.shape = (len(places), *first.shape[1:])
         self.dtype = first.dtype
@@ -294,94 +256,57 @@ class Rows:
 
     def __getitem__(self, which: slice | np.ndarray | Sequence[int]) -> np.ndarray:
         """Read some rows (a slice, a mask or positions) into memory, one shard after the other."""
-        positions = np.arange(len(self))[which]
-        wanted: dict[str, list[tuple[int, int]]] = {}
-        for target, position in enumerate(positions):
-            shard, row = self._places[position]
-            wanted.setdefault(shard, []).append((target, row))
-        rows = np.empty((len(positions), *self.shape[1:]), self.dtype)
-        for shard, pairs in wanted.items():
-            targets, sources = np.transpose(pairs)
-            rows[targets] = self._read(shard)[sources]
+        places = self._places.iloc[np.arange(len(self))[which]].reset_index(drop=True)
+        rows = np.empty((len(places), *self.shape[1:]), self.dtype)
+        for shard, part in places.groupby("shard"):
+            rows[part.index] = self._read(shard)[part["row"].to_numpy()]
         return rows
 
     def _read(self, shard: str) -> np.ndarray:
         try:
-            return self._store._shard(shard)
+            return np.load(self._folder / f"{shard}.npy", mmap_mode="r")
         except (OSError, ValueError, EOFError):
             raise GenreUtilsError(
-                f"{self._store.folder}: a file of it is gone since; run the earlier stage again"
+                f"{self._folder}: a file of it is gone since; run the earlier stage again"
             ) from None
 
 
-# File -> the notebook that writes it.
+# Notebook -> the tables that it writes.
 TABLES = {
-    "clips": "01_data",
-    "splits": "01_data",
-    "audio": "01_data",
-    "predictions": "03_cnn and 04_svm",
-    "history": "03_cnn",
-    "table1": "05_results",
-    "comparisons": "06_what_it_measures",
-    "claims": "06_what_it_measures",
-    "beyond": "07_beyond_the_paper",
-    "beyond_table": "07_beyond_the_paper",
-    "chosen": "07_beyond_the_paper",
-    "fewer_artists": "07_beyond_the_paper",
-    "learning_curve": "07_beyond_the_paper",
-    "calibration": "07_beyond_the_paper",
+    "01_data": ("clips", "splits", "audio"),
+    "03_cnn and 04_svm": ("predictions",),
+    "03_cnn": ("history",),
+    "05_results": ("table1",),
+    "06_what_it_measures": ("comparisons", "claims"),
+    "07_beyond_the_paper": (
+        *("beyond", "beyond_table", "chosen", "fewer_artists", "learning_curve", "calibration"),
+    ),
 }
-TEXT_COLUMNS = (
-    "clip_id",
-    "path",
-    "genre",
-    "artist",
-    "album",
-    "track",
-    "status",
-    "y_true",
-    "y_pred",
-)
+TEXT = ("clip_id", "path", "genre", "artist", "album", "track", "status", "y_true", "y_pred")
 PACKAGES = ("librosa", "soundfile", "numpy", "scipy", "keras", "tensorflow", "scikit-learn")
 
 
 class Run:
-    """The folder of one run.
+    """The folder of one run; without ``out``, ``runs/demo-<dataset>`` beside the notebooks.
 
-    Parameters
-    ----------
-    out : str or Path
-        The folder; empty means ``runs/demo-<dataset>`` beside the notebooks.
-    dataset : str
-        Name of the data set, for the default folder.
-
-    Attributes
-    ----------
-    folder : Path
-    cache : Path
-        Folder of the arrays and folds: the common one, or that of a forced run in ``folder``.
+    `cache` is the folder of its arrays and folds: the common one, or a forced run's own.
     """
 
     def __init__(self, out: str | Path = "", dataset: str = "demo") -> None:
         self.folder = Path(out).expanduser().resolve() if out else ROOT / "runs" / f"demo-{dataset}"
+        self.figures = self.folder / "figures"
         own = self.folder / "cache"
         self.cache = own if own.is_dir() else cache_dir() / "arrays"
 
     def read(self, name: str) -> pd.DataFrame:
-        """Read one of `TABLES`.
-
-        Raises
-        ------
-        GenreUtilsError
-            It is not there; the line names the notebook that writes it.
-        """
+        """Read one of `TABLES`; where it is not there, GenreUtilsError names its notebook."""
         path = self.folder / f"{name}.csv"
         if not path.is_file():
-            raise GenreUtilsError(f"no {path}; run notebook {TABLES[name]} first")
-        types = dict.fromkeys(TEXT_COLUMNS, str)
+            (notebook,) = (notebook for notebook, names in TABLES.items() if name in names)
+            raise GenreUtilsError(f"no {path}; run notebook {notebook} first")
+        types = dict.fromkeys(TEXT, str)
         table = pd.read_csv(path, dtype=types, keep_default_na=False, na_values=[""])
-        text = [column for column in TEXT_COLUMNS if column in table]
-        return table.fillna(dict.fromkeys(text, ""))
+        return table.fillna({column: "" for column in TEXT if column in table})
 
     def write(self, name: str, table: pd.DataFrame) -> None:
         """Write one of `TABLES` atomically."""
@@ -401,15 +326,12 @@ class Run:
             valid = pd.MultiIndex.from_frame(old[where]).isin(current)
             stay = valid & ~old["system"].isin(predictions["system"]).to_numpy()
             predictions = pd.concat([old[stay], predictions], ignore_index=True)
-        order = [
-            *paper.TABLE1,
-            *sorted(set(predictions["system"]) - {*paper.TABLE1, *paper.REFERENCE_POINTS}),
-            *paper.REFERENCE_POINTS,
-        ]
-        rank = predictions["system"].map({system: i for i, system in enumerate(order)})
-        predictions = predictions.iloc[np.argsort(rank, kind="stable")]
-        probabilities = [column for column in predictions if column.startswith("p_")]
-        rounded = predictions[probabilities].astype(float).round(6)
+        others = set(predictions["system"]) - {*paper.TABLE1, *paper.REFERENCE_POINTS}
+        order = [*paper.TABLE1, *sorted(others), *paper.REFERENCE_POINTS]
+        predictions = predictions.sort_values(
+            "system", key=lambda names: names.map(order.index), kind="stable"
+        )
+        rounded = predictions.filter(regex="^p_").astype(float).round(6)
         self.write("predictions", predictions.assign(**rounded))
         return self.read("predictions")
 
@@ -425,16 +347,10 @@ class Run:
 
     def record(self, part: str, value: dict[str, Any]) -> None:
         """Put one part (parameters and facts of a stage) into run.json."""
-        write_json(self.folder / "run.json", self._known("run.json") | {part: _plain(value)})
+        write_json(self.folder / "run.json", self._known("run.json") | {part: value})
 
     def recorded(self, part: str) -> dict[str, Any]:
-        """Return a part of run.json.
-
-        Raises
-        ------
-        GenreUtilsError
-            No earlier stage recorded it.
-        """
+        """Return a part of run.json; GenreUtilsError where no earlier stage recorded it."""
         return self._part("run.json", part)
 
     def note(self) -> str:
@@ -451,14 +367,11 @@ class Run:
         write_json(self.folder / "arrays.json", self._known("arrays.json") | folders)
 
     def arrays(self, name: str) -> Store:
-        """Return the store of ``name`` ("mel", "vgg-mel", "svm", ...) that this run uses.
+        """Return the store of "mel", "vgg-mel", "svm", ... that this run uses.
 
-        Raises
-        ------
-        GenreUtilsError
-            No earlier stage made it.
+        Raises GenreUtilsError where no earlier stage made it.
         """
-        return Store.opened(self._part("arrays.json", name))
+        return Store(self._part("arrays.json", name))
 
     def _part(self, file: str, name: str) -> Any:  # noqa: ANN401
         known = self._known(file)
@@ -472,11 +385,6 @@ class Run:
         path = self.folder / name
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
-    @property
-    def figures(self) -> Path:
-        """Folder of the pictures."""
-        return self.folder / "figures"
-
 
 def versions() -> dict[str, str]:
     """Versions of the packages that the numbers depend on."""
@@ -486,11 +394,3 @@ def versions() -> dict[str, str]:
 def today() -> str:
     """Date and time, UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _plain(value: Any) -> Any:  # noqa: ANN401
-    if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    return value.item() if isinstance(value, np.generic) else value

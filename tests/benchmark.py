@@ -295,7 +295,7 @@ def _clip_table(n: int) -> pd.DataFrame:
 
 def _random_store(root: Path, name: str, n: int, shape: tuple, zeros: float = 0.0) -> Store:
     """Fill a store with random rows, a share ``zeros`` of them 0 as in the maps."""
-    store, rng = Store(root, name, {"synthetic": n}), np.random.default_rng(0)
+    store, rng = Store.make(root, name, {"synthetic": n}), np.random.default_rng(0)
     for ids in np.array_split(_clip_table(n)["sha256"], -(-n // STEP)):
         rows = rng.random((len(ids), *shape), np.float32)
         rows *= rng.random(rows.shape, np.float32) >= zeros

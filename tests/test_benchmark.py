@@ -98,7 +98,7 @@ def bench(cache, tmp_path, monkeypatch):
     made = benchmark.Bench([], ids, y, tmp_path, 1)
     mel = np.random.default_rng(0).uniform(-80, 0, (8, 32, 64)).astype(np.float32)
     made.weights = vgg.load_weights("random")
-    made.plain, made.stores = {"mel": mel}, {"mel": Store(tmp_path, "mel", {})}
+    made.plain, made.stores = {"mel": mel}, {"mel": Store.make(tmp_path, "mel", {})}
     made.stores["mel"].put(ids, mel)
     return made
 

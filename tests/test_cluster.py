@@ -89,7 +89,7 @@ def test_features_are_those_of_this_machine_to_the_last_bit(cluster, clips, tmp_
 def test_maps_are_those_of_this_machine(cluster, cache, tmp_path):
     grey = np.random.default_rng(0).normal(size=(70, 32, 64)).astype(np.float32)
     ids = [f"clip{i}" for i in range(70)]  # two shards
-    images = Store(tmp_path, "mfcc", {})
+    images = Store.make(tmp_path, "mfcc", {})
     images.put(ids, grey)
     how = {"precision": "float32", "keep": ("vgg", "pooled")}
     trunk, made = weights.load_weights("random"), []
@@ -119,7 +119,7 @@ def _die(*_):
 
 
 def test_a_killed_worker_loses_nothing(cluster, tmp_path):
-    store, flag = Store(tmp_path, "rows", {}), tmp_path / "flag"
+    store, flag = Store.make(tmp_path, "rows", {}), tmp_path / "flag"
     flag.touch()
     ids = [str(i) for i in range(40)]
     tasks = [(ids[i : i + 4], store, flag) for i in range(0, 40, 4)]
@@ -129,7 +129,7 @@ def test_a_killed_worker_loses_nothing(cluster, tmp_path):
 
 
 def test_a_killed_local_process_is_one_line_and_what_is_stored_stays(tmp_path):
-    store, flag = Store(tmp_path, "rows", {}), tmp_path / "flag"
+    store, flag = Store.make(tmp_path, "rows", {}), tmp_path / "flag"
     flag.touch()
     ids = [str(i) for i in range(8)]
     tasks = [(ids[i : i + 2], store, flag) for i in range(0, 8, 2)]

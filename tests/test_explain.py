@@ -204,7 +204,7 @@ def test_each_clip_is_explained_by_the_head_that_was_not_trained_on_it(cache, mo
     other = table.assign(protocol="random", fold=9)
     run.write("splits", pd.concat([other, table])[["protocol", "clip_id", "fold"]])
     run.record("look", LOOK)
-    stores = {name: Store(cache, name, {}) for name in ("mel", "vgg-mel")}
+    stores = {name: Store.make(cache, name, {}) for name in ("mel", "vgg-mel")}
     shas = [f"sha {i}" for i in ids]
     stores["mel"].put(shas, rng.uniform(-80, 0, (len(ids), 64, 64)).astype(np.float32))
     stores["vgg-mel"].put(shas, rng.random((len(ids), 2, 2, 512)).astype(np.float16))

@@ -103,7 +103,7 @@ def test_clips_are_embedded_once_and_then_without_tensorflow(tmp_path, network):
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     folder, started = done.stdout.split()
     assert started == "False"
-    (row,) = features.Store.opened(folder).load(["b"])
+    (row,) = features.Store(folder).load(["b"])
     assert np.allclose(row, musicnn.embed(audio.decode(paths[1]), network), atol=1e-5)
 
 

@@ -253,9 +253,9 @@ def _run(folder, artists=True, n=60):
     splits = pd.DataFrame({"protocol": "artist", "clip_id": ids, "genre": y})
     splits["group"] = np.unique(artist, return_inverse=True)[1]
     run.write("splits", splits.assign(fold=[fold[name] for name in artist]))
-    mel = Store(folder, "mel", {"audio": {"offset": 2.0, "fill": "zeros"}, "scale": "power"})
+    mel = Store.make(folder, "mel", {"audio": {"offset": 2.0, "fill": "zeros"}, "scale": "power"})
     look = {"channels": "repeat", "preprocessing": "scale", "precision": "float32"}
-    maps = Store(folder, "vgg-mel", {"features": mel.folder.name, "weights": "f" * 64, **look})
+    maps = Store.make(folder, "vgg-mel", {"features": mel.folder.name, "weights": "f" * 64, **look})
     maps.put(ids, rows)
     run.record_arrays({"vgg-mel": maps})
     return run, rows, clips.assign(sha256=clips["clip_id"])
@@ -333,7 +333,7 @@ def test_a_data_set_becomes_a_model_that_hears_as_in_training(cache, tmp_path, m
     predictor = Predictor(out)
     answers = list(predictor.predict(dict.fromkeys((tmp_path / row[0] for row in rows[:4]), "")))
     assert [answer.path.name for answer in answers] == ["0.wav", "1.wav", "2.wav", "3.wav"]
-    maps = Store.opened(next((cache / "arrays").glob("vgg-mel-*")))
+    maps = Store(next((cache / "arrays").glob("vgg-mel-*")))
     expected = model.predict_proba(maps.load([file_digest(answer.path) for answer in answers]))
     assert np.allclose([answer.probabilities for answer in answers], expected, atol=1e-3)
 

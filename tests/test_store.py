@@ -26,7 +26,7 @@ IDS = ["d0", "d1", "d2", "d3"]
 
 @pytest.fixture
 def rows(tmp_path):
-    return Store(tmp_path, "mel", KEY)
+    return Store.make(tmp_path, "mel", KEY)
 
 
 def test_rows_come_back_in_the_order_asked_for(rows):
@@ -40,10 +40,10 @@ def test_rows_come_back_in_the_order_asked_for(rows):
 
 def test_a_new_process_finds_the_rows(rows, tmp_path):
     rows.put(IDS, ROWS)
-    again = Store(tmp_path, "mel", dict(reversed(KEY.items())))
+    again = Store.make(tmp_path, "mel", dict(reversed(KEY.items())))
     assert again.missing([*IDS, "d9"]) == ["d9"]
     assert np.array_equal(again.load(IDS), ROWS)
-    assert np.array_equal(Store.opened(rows.folder).load(IDS), ROWS)
+    assert np.array_equal(Store(rows.folder).load(IDS), ROWS)
 
 
 def test_missing_ids_are_listed_once_in_order(rows):
@@ -62,7 +62,7 @@ def test_missing_ids_are_listed_once_in_order(rows):
 )
 def test_other_name_parameter_or_code_is_another_folder(rows, tmp_path, name, key):
     rows.put(IDS, ROWS)
-    other = Store(tmp_path, name, key)
+    other = Store.make(tmp_path, name, key)
     assert other.folder != rows.folder
     assert other.missing(IDS) == IDS
 
@@ -105,7 +105,7 @@ def test_an_interrupted_write_leaves_nothing(rows, monkeypatch):
 
 
 def test_two_writers_of_the_same_rows_agree(rows, tmp_path):
-    other = Store(tmp_path, "mel", KEY)
+    other = Store.make(tmp_path, "mel", KEY)
     rows.put(IDS[:3], ROWS[:3])
     other.put(IDS[1:], ROWS[1:])
     rows.put(IDS[:3], ROWS[:3])
@@ -118,7 +118,7 @@ def test_many_writers_at_once(tmp_path):
     ids = [f"id{i}" for i in range(100)]
 
     def work(first):
-        mine = Store(tmp_path, "mel", KEY)
+        mine = Store.make(tmp_path, "mel", KEY)
         for i in range(first, 100, 2):  # neighbours write the same shards
             mine.put(ids[i : i + 1], many[i : i + 1])
 
@@ -127,7 +127,7 @@ def test_many_writers_at_once(tmp_path):
         thread.start()
     for thread in threads:
         thread.join()
-    rows = Store(tmp_path, "mel", KEY)
+    rows = Store.make(tmp_path, "mel", KEY)
     assert np.array_equal(rows.load(ids), many)
     assert not list(rows.folder.glob(".part*"))
 
@@ -146,7 +146,7 @@ def test_absent_rows_are_one_clear_error(rows):
 
 def test_a_folder_that_is_gone_is_one_clear_error(tmp_path):
     with pytest.raises(GenreUtilsError, match=r"gone.*earlier stage again"):
-        Store.opened(tmp_path / "mel-0123")
+        Store(tmp_path / "mel-0123")
 
 
 def test_each_row_needs_one_id(rows):
@@ -230,19 +230,16 @@ def package(tmp_path, monkeypatch):
         (folder / f"{name}.py").write_text(text)
     spec = types.SimpleNamespace
     monkeypatch.setattr(store, "ROOT", tmp_path)
-    monkeypatch.setattr(store, "__file__", str(folder / "store.py"))
     monkeypatch.setattr(
         store, "find_spec", lambda name: spec(origin=folder / f"{name.split('.')[1]}.py")
     )
 
     def digest():
         store._parsed.cache_clear()
-        store._modules.cache_clear()
         return store.code_digest(types.SimpleNamespace(__module__="genre_utils.top"))
 
     yield folder, digest
     store._parsed.cache_clear()
-    store._modules.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -319,12 +316,12 @@ def test_a_damaged_shard_is_made_anew(rows, ending, how):
     rows.put(IDS[2:], ROWS[2:])
     shard, _ = rows.index()["d2"]
     _damage(rows.folder / f"{shard}{ending}", how)
-    again = Store.opened(rows.folder)
+    again = Store(rows.folder)
     assert again.missing(IDS) == IDS[2:]
     again.put(IDS[3:], ROWS[3:])  # other shards than before
     again.put(IDS[2:3], ROWS[2:3])
     assert np.array_equal(again.load(IDS), ROWS)
-    assert np.array_equal(Store.opened(rows.folder).load(IDS), ROWS)
+    assert np.array_equal(Store(rows.folder).load(IDS), ROWS)
 
 
 def test_a_shard_that_goes_while_it_is_in_use_is_one_clear_error(rows):
@@ -342,7 +339,7 @@ def test_each_shard_is_read_once_and_only_those_asked_for_are_opened(rows, monke
     ids = [f"id{i}" for i in range(30)]
     for start in range(0, 30, 3):
         rows.put(ids[start : start + 3], many[start : start + 3])
-    again = Store.opened(rows.folder)
+    again = Store(rows.folder)
     texts, arrays = [], []
     load, loads = np.load, json.loads
     monkeypatch.setattr(json, "loads", lambda text: texts.append(text) or loads(text))
@@ -393,7 +390,7 @@ WRITER = """
 import sys
 import numpy as np
 from genre_utils.store import Store
-mine, first = Store.opened(sys.argv[1]), int(sys.argv[2])
+mine, first = Store(sys.argv[1]), int(sys.argv[2])
 for row in range(first, first + 60):
     mine.put([f"id{row % 80}"], np.full((1, 1000), row % 80, np.float32))
 """
@@ -525,7 +522,7 @@ def test_parts_of_run_json_do_not_disturb_each_other(run):
 
 
 def test_arrays_are_found_again(run):
-    store = Store(run.cache, "mel", {"x": 1})
+    store = Store.make(run.cache, "mel", {"x": 1})
     store.put(["a"], np.ones((1, 2)))
     run.record_arrays({"mel": store})
     assert np.array_equal(run.arrays("mel").load(["a"]), np.ones((1, 2)))
@@ -534,12 +531,12 @@ def test_arrays_are_found_again(run):
 def test_a_forced_run_leaves_what_others_share(run, cache):
     """A run with a cache of its own reads and writes there, not in the common one."""
     assert run.cache == cache / "arrays"
-    Store(run.cache, "mel", KEY).put(IDS, ROWS)
+    Store.make(run.cache, "mel", KEY).put(IDS, ROWS)
     (run.folder / "cache").mkdir(parents=True)
     forced = Run(run.folder)
     assert forced.cache == run.folder / "cache"
-    assert Store(forced.cache, "mel", KEY).missing(IDS) == IDS
-    assert Store(run.cache, "mel", KEY).missing(IDS) == []
+    assert Store.make(forced.cache, "mel", KEY).missing(IDS) == IDS
+    assert Store.make(run.cache, "mel", KEY).missing(IDS) == []
 
 
 def test_usable_clips_carry_their_digest(run):

@@ -34,7 +34,7 @@ def small(tmp_path):
 
 
 def _stores(root, clips, arrays, key="1"):
-    stores = {name: Store(root / "arrays", name, {"key": key}) for name in arrays}
+    stores = {name: Store.make(root / "arrays", name, {"key": key}) for name in arrays}
     for name, array in arrays.items():
         stores[name].put(list(clips["sha256"]), array)
     return stores.__getitem__

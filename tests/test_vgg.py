@@ -22,7 +22,7 @@ def trunk():
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory):
     rng = np.random.default_rng(1)
-    store = Store(tmp_path_factory.mktemp("features"), "chroma", {"test": 1})
+    store = Store.make(tmp_path_factory.mktemp("features"), "chroma", {"test": 1})
     ids = [f"clip{i}" for i in range(11)]
     store.put(ids, rng.uniform(0, 1, (11, *paper.SHAPES["chroma"])).astype(np.float32))
     return store, ids
@@ -255,7 +255,7 @@ def test_a_repeated_run_does_not_start_tensorflow(trunk, stored, tmp_path):
     code = (
         "import sys; from genre_utils.extraction import vgg; "
         "from genre_utils.store import Store; "
-        f"store = Store.opened({str(stored[0].folder)!r}); "
+        f"store = Store({str(stored[0].folder)!r}); "
         f"made = vgg.compute_maps(store, 'chroma', {stored[1]!r}, vgg.load_weights(), "
         f"{str(tmp_path)!r}, precision='float32'); "
         "print(made['vgg-chroma'].folder, 'tensorflow' in sys.modules)"

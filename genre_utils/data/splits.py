@@ -150,7 +150,7 @@ def _same_sound(
 def fingerprints(files: list[Path], ids: list[str], *, jobs: int = 1) -> np.ndarray:
     """Chromagrams of the first 20 s, 4 frames a second, shape=(n, 12, 79); kept by ``ids``."""
     key = {**FRAMES, "code": code_digest(fingerprints)}
-    store = Store(cache_dir() / "arrays", "fingerprint", key)
+    store = Store.make(cache_dir() / "arrays", "fingerprint", key)
     lacking = set(store.missing(ids))
     todo = list({i: path for i, path in zip(ids, files, strict=True) if i in lacking}.items())
     tasks = [(todo[i : i + CHUNK], store) for i in range(0, len(todo), CHUNK)]

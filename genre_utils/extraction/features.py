@@ -289,7 +289,7 @@ def stored(
     """
     code = code_digest(getattr(extractor, "func", extractor))
     keys = {name: {"feature": name, **key, "code": code} for name, key in keys.items()}
-    stores = {name: Store(root, name, key) for name, key in keys.items()}
+    stores = {name: Store.make(root, name, key) for name, key in keys.items()}
     lacking = {row for store in stores.values() for row in store.missing(ids)}
     todo = list({row: path for row, path in zip(ids, files, strict=True) if row in lacking}.items())
     size = max(1, min(CHUNK, -(-len(todo) // max(1, jobs))))  # no worker without a chunk

@@ -371,7 +371,7 @@ def compute_maps(
     key = {"features": features.folder.name, "weights": weights.digest, "precision": precision}
     key |= {"channels": look.channels, "preprocessing": look.preprocessing}
     key |= {"code": code_digest(build_blocks)}
-    stores = {kind: Store(root, f"{kind}-{name}", key) for kind in keep}
+    stores = {kind: Store.make(root, f"{kind}-{name}", key) for kind in keep}
     lacking = {row for store in stores.values() for row in store.missing(ids)}
     todo = [row for row in dict.fromkeys(ids) if row in lacking]
     if todo:
