@@ -1,7 +1,6 @@
 """``python -m genre_utils``: the commands."""
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -73,8 +72,8 @@ def datasets(context: click.Context) -> None:
         from genre_utils.data.datasets import DATASETS
 
         columns = ["name", "clips", "size", "licence", "needs"]
-        rows = [[getattr(dataset, column) for column in columns] for dataset in DATASETS.values()]
-        print(pd.DataFrame(rows, columns=columns).to_markdown(index=False, tablefmt="plain"))
+        table = pd.DataFrame([vars(dataset) for dataset in DATASETS.values()], columns=columns)
+        print(table.to_markdown(index=False, tablefmt="plain"))
 
 
 @datasets.command()
@@ -97,7 +96,7 @@ def download(name: str, data_dir: str, mirror: str) -> None:
 @DATA_DIR
 @JOBS
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
-def validate(name: str, data_dir: str, jobs: int, as_json: bool) -> None:
+def validate(name: str, data_dir: str, jobs: int, as_json: bool) -> int:
     """Look at every file; exit code 1 if any is faulty beyond those known to be."""
     from genre_utils.data.datasets import FAULTS, validate
 
@@ -113,7 +112,7 @@ def validate(name: str, data_dir: str, jobs: int, as_json: bool) -> None:
             print(f"note: {note}")
         bad = sum(len(report[kind]) for kind in FAULTS)
         print(f"{report['clips']} clips: {bad} faulty, {len(report['known_bad'])} known to be so")
-    sys.exit(int(not report["ok"]))
+    return int(not report["ok"])
 
 
 @cli.command()
@@ -132,8 +131,7 @@ def train(dataset: str, data_dir: str, system: str, out: str, epochs: int, jobs:
     on_terminal()
     chosen = {"system": system or own_music.DEFAULT, "epochs": epochs, "jobs": workers(jobs)}
     model = own_music.train(dataset, data_dir, out, **chosen)
-    print(own_music.summary(model))
-    print(f"{out}: see README.md in it")
+    print(f"{own_music.summary(model)}\n{out}: see README.md in it")
 
 
 @cli.command()
@@ -142,32 +140,24 @@ def train(dataset: str, data_dir: str, system: str, out: str, epochs: int, jobs:
 @click.option("--json", "form", flag_value="json", help="Print JSON, windows included.")
 @click.option("--csv", "form", flag_value="csv", help="Print CSV, a row a file.")
 @JOBS
-def predict(model: str, places: tuple[str, ...], form: str | None, jobs: int) -> None:
+def predict(model: str, places: tuple[str, ...], form: str | None, jobs: int) -> int:
     """Name the genre of sound files with a saved model; exit code 1 if one is refused."""
     from genre_utils import own_music
 
     on_terminal()
-    refused = own_music.answer(model, places, form=form or "table", jobs=workers(jobs))
-    sys.exit(int(refused > 0))
+    return int(own_music.answer(model, places, form=form or "table", jobs=workers(jobs)) > 0)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns its exit code (0 done, 1 failure, 2 usage)."""
     try:
         return cli.main(arguments, prog_name="genre_utils", standalone_mode=False) or 0
-    except SystemExit as leaving:
-        return int(leaving.code or 0)
-    except click.exceptions.Exit as leaving:
-        return leaving.exit_code
     except GenreUtilsError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except click.ClickException as error:  # a wrong call
         print(f"genre_utils: {error.format_message()}; --help explains", file=sys.stderr)
         return error.exit_code
-    except BrokenPipeError:  # the reader of a pipe (head, say) has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except (KeyboardInterrupt, click.Abort):
         print("\nstopped; what is finished is kept, the same command goes on", file=sys.stderr)
         return 130

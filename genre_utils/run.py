@@ -43,11 +43,8 @@ def notebooks(folder: Path = NOTEBOOKS) -> list[Path]:
 def declared_parameters(path: Path) -> dict[str, type]:
     """Name and type of each parameter that a notebook declares.
 
-    Raises
-    ------
-    GenreUtilsError
-        The notebook has no cell tagged ``parameters``, or a parameter without a known type hint:
-        papermill would run it with whatever it is given.
+    GenreUtilsError where it has no cell tagged ``parameters``, or a parameter without a known type
+    hint: papermill would run it with whatever it is given.
     """
     cells = nbformat.read(path, as_version=4).cells
     if not any("parameters" in cell.metadata.get("tags", []) for cell in cells):
@@ -65,21 +62,14 @@ def declared_parameters(path: Path) -> dict[str, type]:
 
 
 def check_parameters(path: Path, declared: dict[str, type], values: dict[str, Any]) -> None:
-    """Refuse names that a notebook does not declare and values of another type.
-
-    Raises
-    ------
-    UsageError
-        The line names notebook, parameter and what is declared.
-    """
+    """Raise UsageError for a name that a notebook does not declare, or a value of another type."""
     for name, value in values.items():
         if name not in declared:
             raise UsageError(
                 f"{path.stem} has no parameter {name!r}; it has {', '.join(sorted(declared))}"
             )
         wanted = declared[name]
-        fits = type(value) is wanted or (wanted is float and type(value) is int)
-        if not fits:
+        if type(value) is not wanted and (type(value), wanted) != (int, float):
             raise UsageError(
                 f"{path.stem}: {name} must be {wanted.__name__}, "
                 f"not {type(value).__name__} ({value!r})"
@@ -87,12 +77,9 @@ def check_parameters(path: Path, declared: dict[str, type], values: dict[str, An
 
 
 def plan(profile: str, shared: dict[str, Any], folder: Path = NOTEBOOKS) -> list[tuple[Path, dict]]:
-    """Return each notebook with its parameters: the profile's and those shared by all; all checked.
+    """Return each notebook with its parameters: the profile's and those shared by all.
 
-    Raises
-    ------
-    UsageError
-        Unknown profile, notebook or parameter, or a value of the wrong type.
+    UsageError for an unknown profile, notebook or parameter, or a value of the wrong type.
     """
     paths = notebooks(folder)
     reduced = _profile(profile)["notebooks"]
@@ -120,27 +107,14 @@ def run(
 ) -> Path:
     """Run all notebooks and return the run's folder.
 
-    Parameters
-    ----------
-    profile : str
-        A name in profiles.yml.
-    dataset, data_dir : str
-        Name in `datasets.DATASETS` and its folder; empty: the profile's, and the default place.
-    out : str
-        Folder of the results; empty: ``runs/<profile>-<dataset>`` in the checkout.
-    jobs : int
-        Worker processes; 0: one per processor.
-    force : bool
-        Compute everything anew, into ``cache`` of the run's folder; what other runs share stays.
-    scheduler : str
-        Address of a Dask scheduler that takes the place of ``jobs`` where a notebook declares it.
+    ``profile`` is a name in profiles.yml. Empty, ``dataset`` is the profile's, ``data_dir`` its
+    default place and ``out`` the folder ``runs/<profile>-<dataset>`` in the checkout; 0 ``jobs``
+    are one for each processor. ``force`` computes everything anew, into ``cache`` of the run's
+    folder; what other runs share stays. ``scheduler`` is the address of a Dask scheduler that
+    takes the place of ``jobs`` where a notebook declares it.
 
-    Raises
-    ------
-    UsageError
-        Before anything runs: an unknown name or a wrong type.
-    GenreUtilsError
-        A notebook failed; the executed notebook stays for reading.
+    Raises UsageError for an unknown name or a wrong type, before anything runs; GenreUtilsError
+    where a notebook fails, and the executed notebook stays for reading.
     """
     dataset = dataset or _profile(profile)["dataset"]
     if dataset not in DATASETS:
@@ -169,17 +143,9 @@ def run(
 def execute(steps: list[tuple[Path, dict]], results: Run) -> None:
     """Execute notebooks, each in a kernel of its own, and print how long each took.
 
-    Parameters
-    ----------
-    steps : list of (notebook, parameters)
-        From `plan`. The parameters are recorded in run.json, the executed notebooks go to
-        ``notebooks`` in the run's folder.
-    results : Run
-
-    Raises
-    ------
-    UsageError, GenreUtilsError
-        As the notebook raises them; or another error of it, in one line.
+    ``steps`` are notebooks with their parameters, as `plan` returns them. The parameters are
+    recorded in run.json, the executed notebooks go to ``notebooks`` in the run's folder. Raises
+    UsageError or GenreUtilsError as the notebook does, or another error of it in one line.
     """
     results.record("parameters", {path.stem: values for path, values in steps})
     folder = results.folder / "notebooks"

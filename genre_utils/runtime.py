@@ -87,38 +87,20 @@ def each(
     desc: str = "",
     unit: str = "clip",
 ) -> list:
-    """Run ``function(*task)`` for all tasks with a progress bar; BLAS has one thread in each.
+    """Run ``function(*task)`` for all tasks, with a progress bar and one thread of BLAS in each.
 
-    A dead local process ends the stage; a lost worker of a cluster is made up for. What tasks have
-    stored stays in both cases.
+    Returns what the function returned, in the order of the tasks. It is of a module's top level,
+    takes and returns what is small (paths rather than arrays), and stores large results itself:
+    they stay when the stage ends early. With ``jobs`` 1 everything happens in this process.
 
-    Parameters
-    ----------
-    function : callable
-        Of a module's top level. It stores large results itself and returns what is small.
-    tasks : sequence of tuple
-        The arguments; small as well, paths rather than arrays.
-    jobs : int
-        Local processes; with 1 everything happens in this one.
-    scheduler : str
-        Address of a Dask scheduler ("tcp://host:8786"). Its workers take the place of ``jobs``.
-        They import this package in the same version and see sound files and cache under the same
-        paths; start them with ``dask worker ADDRESS --nthreads 1``.
-    desc, unit : str
-        Of the progress bar.
+    ``scheduler`` is the address of a Dask scheduler ("tcp://host:8786") whose workers take the
+    place of ``jobs``. They import this package in the same version and see sound files and cache
+    under the same paths; start them with ``dask worker ADDRESS --nthreads 1``. A lost worker of a
+    cluster is made up for, a dead local process ends the stage.
 
-    Returns
-    -------
-    list
-        What the function returned, in the order of the tasks.
-
-    Raises
-    ------
-    UsageError
-        ``scheduler`` is no address.
-    GenreUtilsError
-        Nothing answers there, it has no workers, or Dask is not installed; a worker was killed.
-        Errors of the function come through as they are.
+    Raises UsageError where ``scheduler`` is no address, GenreUtilsError where nothing answers
+    there, it has no workers, Dask is not installed or a worker was killed. Errors of the function
+    come through as they are.
     """
     done = _on_cluster(function, tasks, scheduler) if scheduler else _here(function, tasks, jobs)
     results: list = [None] * len(tasks)
