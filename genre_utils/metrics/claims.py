@@ -15,7 +15,7 @@ that barely excludes 0 can go with ``undecided: interval``.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import chain, combinations
 from math import comb
 
 import numpy as np
@@ -31,6 +31,8 @@ PROTOCOLS = ("random", "artist")  # the paper's own, and the one that asks about
 ALPHA = 0.05
 MIN_EXPECTED = 10  # wrong answers, below which a pair of genres is not called rarely confused
 MEL, MFCC, CHROMA, SVM = paper.TABLE1
+TESTED = paper.TEST_CLIPS_PER_GENRE * len(paper.GENRES)  # clips of the paper's Fig. 3
+RIGHT = round(paper.FIG3.diagonal().mean() / 100 * TESTED)
 CLAIMS = {
     1: ("CNN + mel-spectrogram is the best of the four systems", "3.2"),
     2: ("Each CNN is significantly better than the SVM", "3.2"),
@@ -40,6 +42,8 @@ CLAIMS = {
     6: ("Table 1 and Fig. 3 report the same experiment", "Table 1, Fig. 3"),
     7: ("Combining features or methods may improve the result", "4"),
 }
+COLUMNS = ["claim", "text", "section", "dataset", "protocol", "measured", "figure", "low", "high"]
+COLUMNS += ["verdict", "why"]
 PAIR_COLUMNS = ["pair", "rate", "rank", "difference", "lo", "hi", "p_artist"]
 
 
@@ -83,22 +87,12 @@ def confused_pairs(
 ) -> pd.DataFrame:
     """Compare each pair of genres that the paper names with the pairs that it does not name.
 
-    Parameters
-    ----------
-    predictions : pd.DataFrame
-        clip_id, y_true, y_pred of one system under one protocol.
-    clips : pd.DataFrame
-        The clip table.
-
-    Returns
-    -------
-    pd.DataFrame
-        A row for each of `paper.CONFUSED_PAIRS` of which both genres occur: pair, rate (see
-        `pair_rates`), rank (1: the most confused of all pairs), difference from the mean rate of
-        the pairs not named, its 95 % interval by artists (lo, hi) and p_artist, not adjusted.
-        A pair is not called rarer (p_artist is 1) where the others' rate would have given it fewer
-        than `MIN_EXPECTED` wrong answers: no resample holds an error that was never seen. Empty
-        when no pair, or no other pair, is there.
+    ``predictions`` are of one system under one protocol. Returns a row for each of
+    `paper.CONFUSED_PAIRS` of which both genres occur: pair, rate (see `pair_rates`), rank (1: the
+    most confused of all pairs), difference from the mean rate of the pairs not named, its 95 %
+    interval by artists (lo, hi) and p_artist, not adjusted. A pair is not called rarer (p_artist is
+    1) where the others' rate would have given it fewer than `MIN_EXPECTED` wrong answers: no
+    resample holds an error that was never seen. Empty when no pair, or no other pair, is there.
     """
     genres = sorted(predictions["y_true"].unique())
     places = list(combinations(range(len(genres)), 2))
@@ -149,21 +143,10 @@ def claims_table(
        same clips, which favours the single system). ``does not hold`` when every one is
        significantly behind.
 
-    Parameters
-    ----------
-    predictions : pd.DataFrame
-        Rows of predictions.csv. The majority class and the oracles are added where missing.
-    clips : pd.DataFrame
-        The clip table.
-    dataset : str
-        What the column ``dataset`` says.
-
-    Returns
-    -------
-    pd.DataFrame
-        claim, text, section, dataset, protocol, measured, figure, low, high, verdict, why; a row
-        for each claim and protocol, one for claim 6. ``figure`` is the weakest of a claim's
-        comparisons, ``measured`` says which one.
+    ``predictions`` are rows of predictions.csv; the majority class and the oracles are added where
+    missing. Returns claim, text, section, dataset, protocol, measured, figure, low, high, verdict,
+    why; a row for each claim and protocol, one for claim 6. ``figure`` is the weakest of a claim's
+    comparisons, ``measured`` says which one.
     """
     rows = []
     for protocol in PROTOCOLS:
@@ -173,9 +156,10 @@ def claims_table(
             judged = {claim: _untested(reason) for claim in CLAIMS if claim != 6}
         else:
             judged = _judged(part, clips, {"n_resamples": n_resamples, "seed": seed})
-        rows += [_row(claim, dataset, protocol, result) for claim, result in judged.items()]
-    rows.append(_row(6, "the paper", "random", _own_numbers()))
-    return pd.DataFrame(rows).sort_values("claim", kind="stable", ignore_index=True)
+        rows += [(claim, *CLAIMS[claim], dataset, protocol, *judged[claim]) for claim in judged]
+    rows.append((6, *CLAIMS[6], "the paper", "random", *_own_numbers()))
+    table = pd.DataFrame(rows, columns=COLUMNS)
+    return table.sort_values("claim", kind="stable", ignore_index=True)
 
 
 def claims_markdown(table: pd.DataFrame, title: str, note: str = "") -> str:
@@ -197,42 +181,43 @@ def claims_markdown(table: pd.DataFrame, title: str, note: str = "") -> str:
     return tables.page(pd.DataFrame(columns), "The paper's claims", title, note)
 
 
-def _row(claim: int, dataset: str, protocol: str, result: dict) -> dict:
-    text, section = CLAIMS[claim]
-    place = {"claim": claim, "text": text, "section": section}
-    return {**place, "dataset": dataset, "protocol": protocol, **result}
+def _result(measured: str, figures: Sequence[float], verdict: str, why: str) -> tuple:
+    return measured, *(round(x, 6) for x in figures), verdict, why
 
 
-def _result(measured: str, figures: Sequence[float], verdict: str, why: str) -> dict:
-    numbers = dict(zip(("figure", "low", "high"), (round(x, 6) for x in figures), strict=True))
-    return {"measured": measured, **numbers, "verdict": verdict, "why": why}
-
-
-def _untested(why: str) -> dict:
+def _untested(why: str) -> tuple:
     return _result("", (np.nan,) * 3, UNTESTED, why)
 
 
-def _judged(part: pd.DataFrame, clips: pd.DataFrame, bootstrap: dict) -> dict[int, dict]:
+def _judged(part: pd.DataFrame, clips: pd.DataFrame, bootstrap: dict) -> dict[int, tuple]:
     """Verdicts on all claims but the sixth, from one protocol's rows."""
     folds = part[["protocol", "clip_id", "fold"]].drop_duplicates()
     references = evaluate.reference_points(clips, folds)
     missing = ~references["system"].isin(part["system"])
     part = pd.concat([part, references[missing]], ignore_index=True)
-    wanted = _pairs_of_systems(part)
-    pairs = list(dict.fromkeys(pair for of_claim in wanted.values() for pair in of_claim))
-    leads = {
-        (row.first, row.second): Comparison(
-            f"{row.first} over {row.second}", row.difference, row.lo, row.hi, row.p_artist
-        )
-        for row in intervals.compare(part, clips, pairs, **bootstrap).itertuples()
+    accuracy = (part["y_true"] == part["y_pred"]).groupby(part["system"]).mean()
+    single = accuracy[accuracy.index.isin(paper.TABLE1)]
+    best = single.idxmax() if len(single) else MEL
+    wanted = {  # which system should lead which
+        1: [(MEL, other) for other in (MFCC, CHROMA, SVM)],
+        2: [(cnn, SVM) for cnn in CNNS],
+        3: [(MEL, MFCC), (MEL, CHROMA), (MFCC, "majority"), (CHROMA, "majority")],
+        7: [(name, best) for name in part["system"].unique() if name.startswith("fusion-")],
     }
-    confused, words = _confusions(part, clips, bootstrap)
+    pairs = list(dict.fromkeys(chain(*wanted.values())))
+    compared = intervals.compare(part, clips, pairs, **bootstrap)
+    leads = {
+        (row.first, row.second): _comparison(f"{row.first} over {row.second}", row)
+        for row in compared.itertuples()
+    }
+    mel, no_mel = part[part["system"] == MEL], f"no predictions of {MEL}"
+    confused, words = ([], no_mel) if mel.empty else _confusions(mel, clips, bootstrap)
     family = [*leads.values(), *confused]
     for comparison, p in zip(family, intervals.holm([c.p for c in family]), strict=True):
         comparison.p = float(p)
     judged = {}
     for claim, of_claim in wanted.items():
-        absent = {name for pair in of_claim for name in pair} - set(part["system"])
+        absent = set(chain(*of_claim)) - set(accuracy.index)
         if not of_claim:  # claim 7
             judged[claim] = _untested("future work in the paper; no combined system was run")
         elif absent:
@@ -240,94 +225,61 @@ def _judged(part: pd.DataFrame, clips: pd.DataFrame, bootstrap: dict) -> dict[in
         else:
             judged[claim] = _verdict([leads[pair] for pair in of_claim], some=claim == 7)
     judged[4] = _verdict(confused, words) if confused else _untested(words)
-    return judged | {5: _accuracy(part, clips, bootstrap)}
+    judged[5] = _untested(no_mel) if mel.empty else _level(mel, accuracy, clips, bootstrap)
+    return judged
 
 
-def _pairs_of_systems(part: pd.DataFrame) -> dict[int, list[tuple[str, str]]]:
-    """Which system should lead which, for each claim about systems."""
-    right = (part["y_true"] == part["y_pred"]).groupby(part["system"]).mean()
-    fusions = [name for name in part["system"].unique() if name.startswith("fusion-")]
-    single = right[right.index.isin(paper.TABLE1)]
-    return {
-        1: [(MEL, other) for other in (MFCC, CHROMA, SVM)],
-        2: [(cnn, SVM) for cnn in CNNS],
-        3: [(MEL, MFCC), (MEL, CHROMA), (MFCC, "majority"), (CHROMA, "majority")],
-        7: [(name, single.idxmax() if len(single) else MEL) for name in fusions],
-    }
+def _comparison(name: str, row: tuple) -> Comparison:
+    return Comparison(name, row.difference, row.lo, row.hi, row.p_artist)
 
 
-def _verdict(compared: list[Comparison], words: str = "", *, some: bool = False) -> dict:
+def _verdict(compared: list[Comparison], words: str = "", *, some: bool = False) -> tuple:
     """Apply the module's rule; ``some``: one significant comparison is enough to hold."""
-    sides = np.array([comparison.side() for comparison in compared])
-    if (sides > 0).any() if some else (sides > 0).all():
-        verdict, side = HOLDS, 1
-    elif (sides < 0).all() if some else (sides < 0).any():
-        verdict, side = FAILS, -1
-    else:
-        verdict, side = UNDECIDED, 0
+    decisive = max if some else min
+    side = decisive(comparison.side() for comparison in compared)
+    verdict = {1: HOLDS, 0: UNDECIDED, -1: FAILS}[side]
     why = "; ".join(str(c) for c in compared if c.side() == side)
     if verdict == HOLDS and not some:
         largest = max(comparison.p for comparison in compared)
         why = f"all {len(compared)} comparisons above 0, largest p {largest:.2g} after Holm"
     why += f". {words}" if words else ""
-    shown = (max if some else min)(compared, key=lambda comparison: comparison.value)
+    shown = decisive(compared, key=lambda comparison: comparison.value)
     return _result(shown.name, (shown.value, shown.low, shown.high), verdict, why)
 
 
-def _confusions(
-    part: pd.DataFrame, clips: pd.DataFrame, bootstrap: dict
-) -> tuple[list[Comparison], str]:
+def _confusions(mel: pd.DataFrame, clips: pd.DataFrame, bootstrap: dict) -> tuple[list, str]:
     """Compare claim 4's pairs, and say in words how they rank and which are absent."""
-    mel = part[part["system"] == MEL]
-    if mel.empty:
-        return [], f"no predictions of {MEL}"
-    genres = sorted(mel["y_true"].unique())
-    absent = ["/".join(pair) for pair in paper.CONFUSED_PAIRS if not set(pair) <= set(genres)]
-    table = confused_pairs(mel, clips, **bootstrap)
-    ranks = ", ".join(f"{row.pair} {row.rank}" for row in table.itertuples())
+    genres = set(mel["y_true"])
+    absent = ["/".join(pair) for pair in paper.CONFUSED_PAIRS if not set(pair) <= genres]
+    rows = list(confused_pairs(mel, clips, **bootstrap).itertuples())
+    ranks = ", ".join(f"{row.pair} {row.rank}" for row in rows)
     words = [f"Ranks among {comb(len(genres), 2)} pairs: {ranks}"] if ranks else []
     words += [f"Not in this data set: {', '.join(absent)}"] if absent else []
-    compared = [
-        Comparison(f"{row.pair} over other pairs", row.difference, row.lo, row.hi, row.p_artist)
-        for row in table.itertuples()
-    ]
+    compared = [_comparison(f"{row.pair} over other pairs", row) for row in rows]
     return compared, ". ".join(words) or "no other pair of genres to compare with"
 
 
-def _accuracy(part: pd.DataFrame, clips: pd.DataFrame, bootstrap: dict) -> dict:
+def _level(mel: pd.DataFrame, accuracy: pd.Series, clips: pd.DataFrame, bootstrap: dict) -> tuple:
     """Judge claim 5; under the paper's protocol with what the artist oracle scores."""
-    mel = part[part["system"] == MEL]
-    if mel.empty:
-        return _untested(f"no predictions of {MEL}")
-    right = (part["y_true"] == part["y_pred"]).groupby(part["system"]).mean()
     ends = intervals.cluster_intervals(mel, clips, **bootstrap).iloc[0]
     low, high = ends["accuracy_lo"], ends["accuracy_hi"]
-    bar = evaluate.wilson_interval(*_paper_counts())[0]
+    bar = evaluate.wilson_interval(RIGHT, TESTED)[0]
     verdict = HOLDS if low >= bar else FAILS if high < bar else UNDECIDED
     place = {HOLDS: "lies at or above", FAILS: "lies below", UNDECIDED: "reaches both sides of"}
     why = f"the interval {place[verdict]} {bar:.2f}, the lower end for the paper's 404 of 450"
-    if part["protocol"].iloc[0] == "random":
-        why += f". Knowing the artist alone scores {right['oracle-artist']:.2f}"
-        why += ": nothing is shown about genre" if right[MEL] <= right["oracle-artist"] else ""
-    return _result(f"accuracy of {MEL}", (right[MEL], low, high), verdict, why)
+    if mel["protocol"].iloc[0] == "random":
+        oracle = accuracy["oracle-artist"]
+        why += f". Knowing the artist alone scores {oracle:.2f}"
+        why += ": nothing is shown about genre" if accuracy[MEL] <= oracle else ""
+    return _result(f"accuracy of {MEL}", (accuracy[MEL], low, high), verdict, why)
 
 
-def _paper_counts() -> tuple[int, int]:
-    tested = paper.TEST_CLIPS_PER_GENRE * len(paper.GENRES)
-    return round(paper.FIG3.diagonal().sum() / 100 * paper.TEST_CLIPS_PER_GENRE), tested
-
-
-def _own_numbers() -> dict:
+def _own_numbers() -> tuple:
     """Judge claim 6."""
-    right, tested = _paper_counts()
     scores = evaluate.paper_figure3_metrics()
-    ours = (scores["accuracy"], scores["F-score"])
-    agree = tuple(round(x, 2) for x in ours) == paper.TABLE1[MEL]
+    ours, theirs = (scores["accuracy"], scores["F-score"]), paper.TABLE1[MEL]
+    verdict = HOLDS if tuple(round(x, 2) for x in ours) == theirs else FAILS
     why = "Fig. 3 gives accuracy {:.3f} and F-score {:.3f}, Table 1 says {:.2f} and {:.2f}"
-    interval = evaluate.wilson_interval(right, tested)
-    return _result(
-        f"accuracy from Fig. 3, {right} of {tested}",
-        (right / tested, *interval),
-        HOLDS if agree else FAILS,
-        why.format(*ours, *paper.TABLE1[MEL]),
-    )
+    figures = RIGHT / TESTED, *evaluate.wilson_interval(RIGHT, TESTED)
+    measured = f"accuracy from Fig. 3, {RIGHT} of {TESTED}"
+    return _result(measured, figures, verdict, why.format(*ours, *theirs))

@@ -47,27 +47,20 @@ def check_average(average: str) -> None:
 
 
 def check_predictions(predictions: pd.DataFrame, splits: pd.DataFrame, systems: list[str]) -> None:
-    """Make sure that what each system tested fits the splits.
+    """Raise GenreUtilsError unless what each system tested fits the splits.
 
     The paper's four systems must have tested every clip of every protocol once, in its fold.
     Other systems may have tested some protocols or some folds, at least one: of each such fold
     every clip once, and no clip in another fold than its own. Probabilities must sum to 1.
-
-    Raises
-    ------
-    GenreUtilsError
-        A system is missing or does not fit the splits; the line says which and what to run.
     """
     where = ["protocol", "clip_id", "fold"]
     whole = splits[where].sort_values(where, ignore_index=True)
-    folds = pd.MultiIndex.from_frame(whole[["protocol", "fold"]])
     for system in systems:
         tested = predictions.loc[predictions["system"] == system, where]
         tested = tested.sort_values(where, ignore_index=True)
         expected = whole
         if system not in paper.TABLE1 and len(tested):
-            asked = folds.isin(pd.MultiIndex.from_frame(tested[["protocol", "fold"]]))
-            expected = whole[asked].reset_index(drop=True)
+            expected = whole.merge(tested[["protocol", "fold"]].drop_duplicates())
         if not tested.equals(expected):
             raise GenreUtilsError(
                 f"predictions.csv: {system} has {len(tested)} rows that do not fit the "
@@ -85,29 +78,24 @@ def probability_columns(predictions: pd.DataFrame) -> list[str]:
 
 def per_fold(predictions: pd.DataFrame) -> pd.DataFrame:
     """Accuracy of each fold: system, protocol, fold, accuracy (0..1)."""
-    right = predictions["y_true"] == predictions["y_pred"]
-    keys = [predictions[column] for column in [*KEY, "fold"]]
-    return right.groupby(keys, sort=False).mean().rename("accuracy").reset_index()
+    table = predictions.assign(accuracy=predictions["y_true"] == predictions["y_pred"])
+    return table.groupby([*KEY, "fold"], sort=False, as_index=False)["accuracy"].mean()
 
 
 def score_table(predictions: pd.DataFrame, f_average: str = "macro") -> pd.DataFrame:
     """Accuracy and F-score over all tested clips, the paper's numbers beside them.
 
-    Returns
-    -------
-    pd.DataFrame
-        system, protocol, accuracy, f_score, n_clips, n_folds, paper_accuracy, paper_f_score,
-        protocol by protocol. The paper's columns are filled for its own protocol, ``random``, only.
+    The columns are system, protocol, accuracy, f_score, n_clips, n_folds, paper_accuracy and
+    paper_f_score; the paper's are filled for its own protocol, ``random``, only.
     """
     rows = []
     for protocol in predictions["protocol"].unique():
         of_protocol = predictions[predictions["protocol"] == protocol]
         for system, part in of_protocol.groupby("system", sort=False):
             known = paper.TABLE1.get(system) if protocol == "random" else None
-            accuracy = accuracy_score(part["y_true"], part["y_pred"])
-            f = f_score(part["y_true"], part["y_pred"], f_average)
+            answers = part["y_true"], part["y_pred"]
+            scores = round(accuracy_score(*answers), 6), round(f_score(*answers, f_average), 6)
             sizes = len(part), part["fold"].nunique()
-            scores = (round(accuracy, 6), round(f, 6))
             rows.append((system, protocol, *scores, *sizes, *(known or (np.nan, np.nan))))
     names = ["accuracy", "f_score", "n_clips", "n_folds", "paper_accuracy", "paper_f_score"]
     return pd.DataFrame(rows, columns=[*KEY, *names])
@@ -120,9 +108,9 @@ def confusion_percent(predictions: pd.DataFrame, genres: list[str]) -> pd.DataFr
     return pd.DataFrame(share, index=genres, columns=genres)
 
 
-def wilson_interval(k: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson's interval for k right answers of n independent ones."""
-    interval = binomtest(k, n).proportion_ci(confidence, method="wilson")
+def wilson_interval(k: int, n: int) -> tuple[float, float]:
+    """Wilson's 95 % interval for k right answers of n independent ones."""
+    interval = binomtest(k, n).proportion_ci(method="wilson")
     return float(interval.low), float(interval.high)
 
 
@@ -152,17 +140,8 @@ def reference_points(clips: pd.DataFrame, splits: pd.DataFrame) -> pd.DataFrame:
     like the majority rule. Of equally frequent genres the alphabetically first is answered. A clip
     without the name of its artist counts as in `splits.groups`.
 
-    Parameters
-    ----------
-    clips : pd.DataFrame
-        The clip table; clips that are not in ``splits`` take no part.
-    splits : pd.DataFrame
-        protocol, clip_id, fold.
-
-    Returns
-    -------
-    pd.DataFrame
-        system, protocol, fold, clip_id, y_true, y_pred: rows of predictions.csv.
+    ``splits`` has protocol, clip_id, fold; clips that are not in it take no part. Returns rows of
+    predictions.csv without probabilities.
     """
     levels = ("track", "album", "artist")
     known = clips[["clip_id", "genre"]].assign(
@@ -199,16 +178,16 @@ def against_artist_oracle(table1: pd.DataFrame) -> str:
         return ""
     bar = random["oracle-artist"]
     trained = random.drop(list(paper.REFERENCE_POINTS), errors="ignore")
-    below = [f"{name} ({accuracy:.2f})" for name, accuracy in trained[trained <= bar].items()]
-    above = [f"{name} ({accuracy:.2f})" for name, accuracy in trained[trained > bar].items()]
-    start = f"Knowing the artist alone, without a note of music, scores {bar:.2f} under random"
-    if not below:
-        return f"{start}; every system is above it: {', '.join(above)}."
-    words = (
-        f"{start}. Not above it: {', '.join(below)}. Recognising artists would explain as much, "
-        "so their score under random shows nothing about genre"
+    below, above = (
+        ", ".join(f"{name} ({accuracy:.2f})" for name, accuracy in part.items())
+        for part in (trained[trained <= bar], trained[trained > bar])
     )
-    return f"{words}. Above it: {', '.join(above)}." if above else f"{words}."
+    words = f"Knowing the artist alone, without a note of music, scores {bar:.2f} under random"
+    if not below:
+        return f"{words}; every system is above it: {above}."
+    words += f". Not above it: {below}. Recognising artists would explain as much, so their score"
+    words += " under random shows nothing about genre."
+    return f"{words} Above it: {above}." if above else words
 
 
 def song_level(predictions: pd.DataFrame, clips: pd.DataFrame) -> pd.DataFrame:
@@ -219,23 +198,9 @@ def song_level(predictions: pd.DataFrame, clips: pd.DataFrame) -> pd.DataFrame:
     ``random`` the clips of a track come from different folds: models that have met the track's
     other clips vote as well.
 
-    Parameters
-    ----------
-    predictions : pd.DataFrame
-        Rows of predictions.csv, whole protocols.
-    clips : pd.DataFrame
-        The clip table.
-
-    Returns
-    -------
-    pd.DataFrame
-        system, protocol, clip_id (of the earliest clip, which stands for the song), n_clips,
-        y_true, y_pred; a track whose clips have two genres is a song of each.
-
-    Raises
-    ------
-    GenreUtilsError
-        A clip is not in the clip table.
+    ``predictions`` are of whole protocols. The songs have system, protocol, clip_id (of the
+    earliest clip, which stands for the song), n_clips, y_true, y_pred; a track whose clips have two
+    genres is a song of each. Raises GenreUtilsError when a clip is not in the clip table.
     """
     about = clips[["clip_id", "start_s"]].assign(song=groups(clips, "track"))
     table = predictions.assign(order=predictions.groupby(KEY, sort=False).ngroup())
@@ -263,17 +228,9 @@ def _surest(proba: pd.DataFrame) -> pd.Series:
 def combine(predictions: pd.DataFrame, systems: Sequence[str], name: str) -> pd.DataFrame:
     """Make one system of several by the mean of their probabilities; nothing is fitted.
 
-    Returns
-    -------
-    pd.DataFrame
-        Rows of predictions.csv of the new system ``name``, for the folds that all of ``systems``
-        have been tested on.
-
-    Raises
-    ------
-    GenreUtilsError
-        One of the systems is not there or has no probabilities, no fold is common to all, or they
-        were tested on other clips of a fold.
+    Returns rows of predictions.csv of the new system ``name``, for the folds that all of
+    ``systems`` have been tested on. Raises GenreUtilsError when one of them is not there or has no
+    probabilities, no fold is common to all, or they were tested on other clips of a fold.
     """
     used = predictions[predictions["system"].isin(systems)]
     columns = probability_columns(used)
