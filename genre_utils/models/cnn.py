@@ -56,17 +56,16 @@ def build_head(
 
     first, second = paper.HEAD["units"]
     layers = keras.layers
-    return keras.Sequential(
-        [
-            layers.Input(map_shape),
-            layers.Flatten() if pooling == "flatten" else layers.GlobalAveragePooling2D(),
-            layers.Dense(first, "relu", kernel_regularizer=keras.regularizers.L2(l2)),
-            layers.Dropout(dropout),
-            layers.Dense(second, "relu"),
-            layers.Dropout(dropout),
-            layers.Dense(n_classes, "softmax"),
-        ]
-    )
+    stack = [
+        layers.Input(map_shape),
+        layers.Flatten() if pooling == "flatten" else layers.GlobalAveragePooling2D(),
+        layers.Dense(first, "relu", kernel_regularizer=keras.regularizers.L2(l2)),
+        layers.Dropout(dropout),
+        layers.Dense(second, "relu"),
+        layers.Dropout(dropout),
+        layers.Dense(n_classes, "softmax"),
+    ]
+    return keras.Sequential(stack)
 
 
 class HeadClassifier(ClassifierMixin, BaseEstimator):
@@ -74,15 +73,9 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):
 
     Adam on the cross-entropy (section 2.4); ``pooling``, ``dropout`` and ``l2`` as of `build_head`.
     ``shuffle`` gives the clips a new order in each epoch. Initial weights, order and dropout follow
-    from ``seed``.
-
-    Attributes
-    ----------
-    classes_ : np.ndarray [shape=(n_classes,)]
-    weights_ : list of np.ndarray
-        The trained model's weights in Keras' order.
-    history_ : np.ndarray [shape=(epochs, 2)]
-        Training loss (penalty included) and training accuracy of each epoch, dropout active.
+    from ``seed``. Trained, it has ``classes_`` [n_classes], ``weights_`` (a list of arrays in
+    Keras' order) and ``history_`` [epochs, 2]: training loss (penalty included) and training
+    accuracy of each epoch, dropout active.
     """
 
     def __init__(
@@ -114,8 +107,8 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):
         check_classification_targets(y)
         self.classes_, target = np.unique(y, return_inverse=True)
         keras.utils.set_random_seed(self.seed)
-        settings = {name: getattr(self, name) for name in ("pooling", "dropout", "l2")}
-        model = build_head(X.shape[1:], len(self.classes_), **settings)
+        layers = {"pooling": self.pooling, "dropout": self.dropout, "l2": self.l2}
+        model = build_head(X.shape[1:], len(self.classes_), **layers)
         model.compile(keras.optimizers.Adam(self.learning_rate))
         training = DenseTraining(model, np.random.default_rng([self.seed, 1]))
         log = training.train(self._rows(X), target, self._batches(len(X)))
@@ -132,8 +125,7 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):
 
     def predict(self, X: np.ndarray) -> np.ndarray:
         """Return the most probable genre of each row."""
-        best = self.predict_proba(X).argmax(axis=1)
-        return self.classes_[best]
+        return self.classes_[self.predict_proba(X).argmax(axis=1)]
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
@@ -157,12 +149,15 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):
 # mel-spectrograms would take some 20 GB; Adam takes the mean gradient of a batch's parts.
 PARTS = {"block5": 32, "all": 4}
 PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
+CROSS_ENTROPY = "sparse_categorical_crossentropy"
 
 
 class FineTuneClassifier(HeadClassifier):
     """Convolution blocks and head trained together, with scikit-learn's interface.
 
-    Other parameters, and ``classes_``, are those of `HeadClassifier`.
+    What is not named here is as in `HeadClassifier`. ``weights_`` are kernel and bias of each
+    trained convolution, then of the head's layers, float32; ``history_`` has head_epochs + epochs
+    rows.
 
     Parameters
     ----------
@@ -171,22 +166,14 @@ class FineTuneClassifier(HeadClassifier):
         output), so that the frozen blocks run once a clip; ``"all"`` takes mel-spectrograms and
         costs some 250 GFLOP a clip and epoch.
     epochs, learning_rate : int, float
-        Fine-tuning: Adam on the cross-entropy (section 2.4).
-    head_epochs : int
-        Epochs before that in which the head alone learns, at the paper's rate; see the module.
+        Fine-tuning: Adam on the cross-entropy (section 2.4), after ``head_epochs`` in which the
+        head alone learns, at the paper's rate; see the module.
     weights : str
         Where the blocks start, see `vgg.load_weights`.
     precision : {"float32", "bfloat16"}
         Of the convolutions; their weights, the head and Adam stay in float32.
     look : Look
         With ``blocks="all"``: how a mel-spectrogram becomes an image.
-
-    Attributes
-    ----------
-    weights_ : list of np.ndarray
-        Kernel and bias of each trained convolution, then of the head's layers, float32.
-    history_ : np.ndarray [shape=(head_epochs + epochs, 2)]
-        Training loss (penalty included) and training accuracy of each epoch, dropout active.
     """
 
     def __init__(
@@ -204,10 +191,8 @@ class FineTuneClassifier(HeadClassifier):
         precision: str = "float32",
         look: Look = DEFAULT,
     ) -> None:
-        super().__init__(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate)
-        self.dropout = dropout
-        self.shuffle = shuffle
-        self.seed = seed
+        shared = {"dropout": dropout, "shuffle": shuffle, "seed": seed, "batch_size": batch_size}
+        super().__init__(epochs=epochs, learning_rate=learning_rate, **shared)
         self.blocks = blocks
         self.head_epochs = head_epochs
         self.weights = weights
@@ -262,16 +247,15 @@ class FineTuneClassifier(HeadClassifier):
             if getattr(self, name) not in known:
                 one_of = ", ".join(known)
                 raise UsageError(f"unknown {name} {getattr(self, name)!r}: one of {one_of}")
-        epochs = f"epochs={self.epochs}, head_epochs={self.head_epochs}"
         if min(self.epochs, self.head_epochs) < 0 or self.epochs + self.head_epochs < 1:
-            raise UsageError(f"{epochs}: neither may be negative, and one must be positive")
+            said = f"epochs={self.epochs}, head_epochs={self.head_epochs}"
+            raise UsageError(f"{said}: neither may be negative, and one must be positive")
         if self.batch_size < 1 or self.learning_rate <= 0:
-            rate = f"batch_size={self.batch_size}, learning_rate={self.learning_rate}"
-            raise UsageError(f"{rate}: both must be positive")
-        takes, fits = "mel-spectrograms, [n, height, width]", X.ndim == 3
-        if self.blocks == "block5":
-            takes, fits = "maps of block 4, [n, height, width, 512]", X.shape[3:] == (512,)
-        if not fits:
+            said = f"batch_size={self.batch_size}, learning_rate={self.learning_rate}"
+            raise UsageError(f"{said}: both must be positive")
+        if X.shape[3:] != ((512,) if self.blocks == "block5" else ()) or X.ndim < 3:
+            takes = "maps of block 4, [n, height, width, 512]"
+            takes = takes if self.blocks == "block5" else "mel-spectrograms, [n, height, width]"
             raise UsageError(f"blocks={self.blocks!r} takes {takes}, not {X.shape}")
 
     def _blocks(self, shape: tuple[int, ...], arrays: dict | None = None) -> "keras.Sequential":
@@ -298,14 +282,10 @@ class FineTuneClassifier(HeadClassifier):
         part = min(PARTS[self.blocks], self.batch_size)
         parts = min(self.batch_size // part, -(-len(X) // part))
         rate = {"gradient_accumulation_steps": parts} if parts > 1 else {}
-        model.compile(
-            keras.optimizers.Adam(self.learning_rate, **rate),
-            "sparse_categorical_crossentropy",
-            metrics=["accuracy"],
-            jit_compile=False,
-        )
-        how = {"batch_size": part, "epochs": self.epochs, "shuffle": self.shuffle, "verbose": 0}
-        log = model.fit(self._input(X), target, **how).history
+        adam, loss = keras.optimizers.Adam(self.learning_rate, **rate), CROSS_ENTROPY
+        model.compile(adam, loss, metrics=["accuracy"], jit_compile=False)
+        how = {"epochs": self.epochs, "shuffle": self.shuffle, "verbose": 0}
+        log = model.fit(self._input(X), target, part, **how).history
         return np.column_stack([log["loss"], log["accuracy"]])
 
     def _input(self, rows: np.ndarray) -> np.ndarray:

@@ -17,6 +17,7 @@ import joblib
 import numba
 import numpy as np
 from scipy import sparse
+from scipy.special import log_softmax
 from threadpoolctl import threadpool_limits
 
 if TYPE_CHECKING:
@@ -96,25 +97,16 @@ def predict_proba(weights: list[np.ndarray], rows: sparse.csr_array) -> np.ndarr
     with threadpool_limits(1, "blas"):
         for kernel, bias in zip(weights[:-2:2], weights[1:-2:2], strict=True):
             values = np.maximum(values @ kernel + bias, 0)
-        return np.exp(_log_softmax(values @ weights[-2] + weights[-1]))
+        return np.exp(log_softmax(values @ weights[-2] + weights[-1], axis=1))
 
 
 class DenseTraining:
     """Training of a Keras model of dense layers, as `keras.Model.fit` would do it.
 
-    Parameters
-    ----------
-    model : keras.Sequential
-        Compiled with Adam, its rate constant. Of its layers the `Dense` and `Dropout` ones count:
-        hidden ones with ReLU, a softmax at the end, an L2 penalty on the first kernel or none.
-        The model itself is not changed. ValueError for layers of another kind.
-    random : np.random.Generator
-        Draws the dropout.
-
-    Attributes
-    ----------
-    weights : list of np.ndarray
-        Kernel and bias of each layer, float32, in Keras' order.
+    ``model`` is compiled with Adam, its rate constant, and is not changed. Of its layers the
+    `Dense` and `Dropout` ones count: hidden ones with ReLU, a softmax at the end, an L2 penalty on
+    the first kernel or none; ValueError for others. ``random`` draws the dropout. ``weights`` are
+    kernel and bias of each layer, float32, in Keras' order.
     """
 
     def __init__(self, model: "keras.Sequential", random: np.random.Generator) -> None:
@@ -149,17 +141,13 @@ class DenseTraining:
         """Do one step of Adam for each batch.
 
         ``rows`` are sparse [n, inputs], ``target`` [n] class numbers, ``batches`` the numbers of
-        each batch's rows.
-
-        Returns
-        -------
-        np.ndarray [shape=(n_batches, 2)]
-            Loss before the step, penalty included and dropout active; whether the most probable
-            class was the target; both summed over the batch's clips.
+        each batch's rows. The result is [n_batches, 2]: loss before the step, penalty included and
+        dropout active, and in how many clips the most probable class was the target; both are sums
+        over the batch's clips.
         """
         log, output = [], None
-        end = [np.array([], int)]  # nothing follows the last batch
-        loaded = ((rows[batch].tocsc(), target[batch]) for batch in chain(batches, end))
+        end = np.array([], int)  # nothing follows the last batch
+        loaded = ((rows[batch].tocsc(), target[batch]) for batch in chain(batches, [end]))
         with threadpool_limits(1, "blas"):  # its sums would depend on the number of threads
             for (batch, labels), (following, _) in pairwise(loaded):
                 if output is None:
@@ -186,16 +174,14 @@ class DenseTraining:
         outputs, squares = zip(*(job.result() for job in jobs), strict=True)
         return sum(outputs), self._l2 * sum(squares)
 
-    def _small_layers(
-        self, output: np.ndarray, labels: np.ndarray
-    ) -> tuple[float, int, np.ndarray]:
+    def _small_layers(self, output: np.ndarray, labels: np.ndarray) -> tuple:
         """Train all but the first kernel; return loss, right clips, gradient before it."""
         biases, kernels = self.weights[1::2], self.weights[2::2]
         hidden = []
         for i, kernel in enumerate(kernels):
             hidden.append(self._drop(np.maximum(output + biases[i], 0), self._dropout[i]))
             output = hidden[-1] @ kernel
-        log_proba = _log_softmax(output + biases[-1])
+        log_proba = log_softmax(output + biases[-1], axis=1)
         rows = np.arange(len(labels))
         loss = -log_proba[rows, labels].sum()
         right = (log_proba.argmax(axis=1) == labels).sum()
@@ -226,8 +212,3 @@ class DenseTraining:
 def _scale(rate: float) -> np.float32:
     """Factor of what dropout keeps."""
     return np.float32(1 / (1 - rate))
-
-
-def _log_softmax(logits: np.ndarray) -> np.ndarray:
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))

@@ -49,23 +49,18 @@ NEXT_SEED = 100  # cross-validation counts seeds up by fold
 
 @dataclass(frozen=True)
 class System:
-    """A compared system.
+    """A compared system: names of the stored ``arrays`` that the estimator takes, and its maker.
 
-    Attributes
-    ----------
-    arrays : tuple of str
-        Names of the stored arrays that the estimator takes.
-    make : callable
-        Keyword settings -> estimator with ``fit`` and ``predict``. With ``predict_proba`` its
-        probabilities are kept, with ``choice_`` what it chose, with ``history_`` (of the last step
-        of a pipeline) what it learned.
+    ``make`` turns keyword settings into an estimator with ``fit`` and ``predict``. With
+    ``predict_proba`` its probabilities are kept, with ``choice_`` what it chose, with ``history_``
+    (of the last step of a pipeline) what it learned.
     """
 
     arrays: tuple[str, ...]
     make: Callable[..., BaseEstimator]
 
 
-def _of(names: Sequence[str], make: Callable[..., BaseEstimator], **fixed: Any) -> System:  # noqa: ANN401
+def _of(names: Sequence[str], make: Callable[..., BaseEstimator], **fixed: object) -> System:
     """Return a system of fields, or parts of them (see `estimators.pick`)."""
     arrays = tuple(dict.fromkeys(name.partition("/")[0] for name in names))
     return System(arrays, partial(make, *names, **fixed))
@@ -80,20 +75,16 @@ def _fields(names: Sequence[str], *steps: BaseEstimator) -> FeatureUnion:
     return FeatureUnion([(name, make_pipeline(_field(name), *steps)) for name in names])
 
 
-def _cnn(field: str, *, kind: type = HeadClassifier, **settings: Any) -> Pipeline:  # noqa: ANN401
+def _cnn(field: str, *, kind: type = HeadClassifier, **settings: object) -> Pipeline:
     return make_pipeline(_field(field), kind(**settings))
 
 
-def _windows(*fields: str, base: Callable, **settings: Any) -> estimators.Windows:  # noqa: ANN401
+def _windows(*fields: str, base: Callable, **settings: object) -> estimators.Windows:
     return estimators.Windows(base(**settings), fields)
 
 
 def _calibrated(
-    field: str,
-    *,
-    inner_folds: int = 3,
-    inner_seed: int = 0,
-    **settings: Any,  # noqa: ANN401
+    field: str, *, inner_folds: int = 3, inner_seed: int = 0, **settings: object
 ) -> CalibratedClassifierCV:
     """Temperature scaling (Guo et al., ICML 2017) by answers to inner test clips."""
     inner = InnerFolds(inner_folds, inner_seed)
@@ -106,24 +97,16 @@ def _ecoc_svm(field: str, *, volume_threshold: float, coding: str) -> Pipeline:
     return make_pipeline(_field(field), vectors, svm.EcocSVM(coding=coding))
 
 
-def _search(
-    vectors: BaseEstimator,
-    classifier: BaseEstimator,
-    grid: dict,
-    *,
-    inner_folds: int = 3,
-    inner_seed: int = 0,
-) -> Search:
-    pipeline = Pipeline([("vectors", vectors), ("classifier", classifier)])
-    return Search(pipeline, grid, cv=InnerFolds(inner_folds, inner_seed))
+def _search(grid: dict, *steps: BaseEstimator, inner_folds: int = 3, inner_seed: int = 0) -> Search:
+    return Search(make_pipeline(*steps), grid, cv=InnerFolds(inner_folds, inner_seed))
 
 
 def _svm(*names: str, gamma: Sequence[float] = GAMMA, **inner: int) -> Search:
     """Gaussian kernel on standardised fields; each field weighs the same, however wide it is."""
     weigh = FunctionTransformer(estimators.weigh, kw_args={"n_blocks": len(names)})
+    grid = {"gaussiansvm__C": (0.1, 1.0, 10.0, 100.0), "gaussiansvm__gamma": gamma}
     vectors = _fields(names, StandardScaler(), weigh)
-    grid = {"classifier__C": (0.1, 1.0, 10.0, 100.0), "classifier__gamma": gamma}
-    return _search(vectors, estimators.GaussianSVM(), grid, **inner)
+    return _search(grid, vectors, estimators.GaussianSVM(), **inner)
 
 
 def _fair_svm(field: str, *, volume_threshold: float = -40.0, **inner: int) -> Pipeline:
@@ -144,11 +127,11 @@ def _vectors(rows: np.ndarray, field: str, threshold: float) -> np.ndarray:
 
 
 def _logistic(*names: str, **inner: int) -> Search:
+    grid = {"logisticregression__C": (0.0001, 0.001, 0.01, 0.1)}
     # More columns than clips are turned, without loss, into as many: a penalty on the weights'
     # length does not see a rotation.
-    vectors = make_pipeline(_fields(names), StandardScaler(), PCA())
-    grid = {"classifier__C": (0.0001, 0.001, 0.01, 0.1)}
-    return _search(vectors, LogisticRegression(max_iter=1000), grid, **inner)
+    vectors = _fields(names), StandardScaler(), PCA()
+    return _search(grid, *vectors, LogisticRegression(max_iter=1000), **inner)
 
 
 def _lda(*names: str, root: bool = False, **inner: int) -> Search:
@@ -159,14 +142,13 @@ def _lda(*names: str, root: bool = False, **inner: int) -> Search:
     square roots of the columns first, for those that are heavy-tailed and not negative.
     """
     roots = [FunctionTransformer(np.sqrt)] if root else []
-    components = estimators.FirstComponents()
-    vectors = make_pipeline(_fields(names), *roots, StandardScaler(), components)
+    vectors = _fields(names), *roots, StandardScaler(), estimators.FirstComponents()
     classifier = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")
-    grid = {"vectors__firstcomponents__n_components": (10, 20, 50)}
-    return _search(vectors, classifier, grid, **inner)
+    grid = {"firstcomponents__n_components": (10, 20, 50)}
+    return _search(grid, *vectors, classifier, **inner)
 
 
-def _trees(field: str, *, kind: type[BaseEstimator], seed: int = 0, **fixed: Any) -> Pipeline:  # noqa: ANN401
+def _trees(field: str, *, kind: type[BaseEstimator], seed: int = 0, **fixed: object) -> Pipeline:
     return make_pipeline(_field(field), kind(random_state=seed, **fixed))
 
 
@@ -174,19 +156,19 @@ def _stacking(
     *fields: str,
     epochs: int,
     epochs_small: int,
-    pooling: str = "flatten",
-    seed: int = 0,
     volume_threshold: float = -40.0,
     inner_folds: int = 2,
     inner_seed: int = 0,
+    **settings: object,
 ) -> ensemble.StackingClassifier:
     """Logistic regression on the log-probabilities of three CNNs and the fair SVM (Wolpert 1992).
 
     It learns from answers to inner test clips; then the systems are trained again on all.
+    ``settings`` are those of every CNN.
     """
     *images, frames = fields
     bases = [
-        (field, _cnn(field, epochs=length, pooling=pooling, seed=seed))
+        (field, _cnn(field, epochs=length, **settings))
         for field, length in zip(images, (epochs, epochs_small, epochs_small), strict=True)
     ]
     fair = _fair_svm(frames, volume_threshold=volume_threshold, inner_seed=inner_seed)
@@ -219,7 +201,9 @@ _ALL = _VGG | {
     "musicnn+handcrafted-lda": _of([*MUSICNN, "handcrafted"], _lda),
     "all-features": _of([*MUSICNN, "handcrafted", *POOLED], _svm),
 }
+_ONLY_CANDIDATES = ("block4-svm", "blocks3+4-svm", "musicnn-logreg")
 _MELS, _POOLS = ("vgg-mel", "vgg-mel-last"), ("pooled-mel", "pooled-mel-last")
+_ONLY_CANDIDATES = ("block4-svm", "blocks3+4-svm", "musicnn-logreg")
 _FOUR = ("vgg-mel", "vgg-mfcc", "vgg-chroma", "svm-long")
 _FOREST = {"kind": ensemble.RandomForestClassifier, "n_estimators": 500}
 # Small and slow trees: a corpus has some hundred clips.
@@ -236,19 +220,11 @@ SYSTEMS: MappingProxyType[str, System] | dict[str, System] = {
     "cnn-mel-tuned-all": _of(["mel"], _cnn, kind=FineTuneClassifier),
     "cnn-mel-windows": _of(_MELS, _windows, base=partial(_cnn, "vgg-mel")),
     "cnn-mel-calibrated": _of(["vgg-mel"], _calibrated),
-    "pooled-svm": _VGG["pooled-svm"],
-    "block3-svm": _VGG["block3-svm"],
     "block3-svm-windows": _of(_POOLS, _windows, base=_VGG["block3-svm"].make),
-    "pooled-lda": _VGG["pooled-lda"],
     "handcrafted-logreg": _of(["handcrafted"], _logistic),
     "handcrafted-forest": _of(["handcrafted"], _trees, **_FOREST),
-    "handcrafted-svm": _ALL["handcrafted-svm"],
     "handcrafted-boosting": _of(["handcrafted"], _trees, **_BOOSTING),
-    "musicnn-svm": _ALL["musicnn-svm"],
-    "musicnn-lda": _ALL["musicnn-lda"],
-    "musicnn+handcrafted": _ALL["musicnn+handcrafted"],
-    "musicnn+handcrafted-lda": _ALL["musicnn+handcrafted-lda"],
-    "all-features": _ALL["all-features"],
+    **{name: system for name, system in _ALL.items() if name not in _ONLY_CANDIDATES},
     "chosen-vgg": System(("pooled-mel",), partial(_chosen, _VGG)),
     "chosen": System(_ALL["all-features"].arrays, partial(_chosen, _ALL)),
 }
@@ -267,24 +243,13 @@ def cross_validate(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Test every clip once under each protocol; a finished fold is kept on disk.
 
-    Parameters
-    ----------
-    name : str
-        A key of `SYSTEMS`.
-    arrays : callable
-        Name of stored arrays -> their store (`Run.arrays`); a fold reads its rows from disk.
-    clips : pd.DataFrame
-        The n usable clips: clip_id, genre, sha256 (of the audio).
-    splits : pd.DataFrame
-        protocol, clip_id, group, fold; all of ``clips`` under each protocol.
-    settings : dict
-        Keyword arguments of the system. A ``seed`` among them is moved on by one each fold.
-    root : Path
-        Folder of the finished folds.
-    jobs : int
-        Folds that are trained at once. The CNNs use all processors in one.
-    folds : collection of int, optional
-        The folds to test; all clips that are not in a fold train for it.
+    ``name`` is a key of `SYSTEMS`; ``arrays`` gives the store of a name (`Run.arrays`), of which a
+    fold reads its rows. ``clips`` are the n usable clips (clip_id, genre, sha256 of the audio),
+    ``splits`` has all of them under each protocol (protocol, clip_id, group, fold). ``settings``
+    are keyword arguments of the system; a ``seed`` among them is moved on by one each fold.
+    ``root`` is the folder of the finished folds; ``jobs`` are trained at once (the CNNs use all
+    processors in one). Where ``folds`` are given, only these are tested; all clips that are not in
+    a fold train for it. GenreUtilsError where a clip is not in ``splits`` or not stored.
 
     Returns
     -------
@@ -295,11 +260,6 @@ def cross_validate(
     history : pd.DataFrame
         system, protocol, fold, then epoch, loss, accuracy of the training, a row an epoch; or of
         a system that chooses, what it chose; else empty.
-
-    Raises
-    ------
-    GenreUtilsError
-        A clip is not in ``splits``, or an array of it is not stored.
     """
     system, y = SYSTEMS[name], clips["genre"].to_numpy()
     stores = {array: arrays(array) for array in system.arrays}
@@ -327,8 +287,14 @@ def cross_validate(
     each(_fold, todo, jobs=jobs, desc=name, unit="fold")
     tables, histories, seconds = [], [], 0.0
     for test, place, path in plan:
-        result = read_npz(path)
-        tables.append(_predictions(clips[test], result, sorted(set(y)), place))
+        result, tested = read_npz(path), clips[test]
+        columns = {"clip_id": tested["clip_id"], "y_true": tested["genre"]}
+        table = pd.DataFrame(place | columns | {"y_pred": result["predicted"]})
+        if "proba" in result:  # a genre absent from the training part has probability 0
+            proba = pd.DataFrame(result["proba"], table.index, result["classes"])
+            proba = proba.reindex(columns=sorted(set(y)), fill_value=0.0)
+            table = table.join(proba.add_prefix("p_"))
+        tables.append(table)
         histories.append(_history(result, place))
         seconds += float(result["seconds"])
     table = pd.concat(tables)
@@ -381,18 +347,6 @@ def _fold(
     write_atomic(path, lambda part: np.savez(part, **result))
 
 
-def _predictions(
-    clips: pd.DataFrame, result: dict[str, np.ndarray], genres: list[str], place: dict
-) -> pd.DataFrame:
-    columns = place | {"clip_id": clips["clip_id"], "y_true": clips["genre"]}
-    table = pd.DataFrame(columns | {"y_pred": result["predicted"]})
-    if "proba" in result:
-        proba = pd.DataFrame(result["proba"], columns=result["classes"], index=table.index)
-        for genre in genres:  # a genre absent from the training part has probability 0
-            table[f"p_{genre}"] = proba.get(genre, 0.0)
-    return table
-
-
 def _history(result: dict[str, np.ndarray], place: dict) -> pd.DataFrame:
     if "choice" in result:
         return pd.DataFrame([place | json.loads(str(result["choice"]))])
@@ -435,24 +389,12 @@ def with_fewer_artists(
 ) -> pd.DataFrame:
     """Test every clip with training parts that lack artists; see also `cross_validate`.
 
-    Parameters
-    ----------
-    splits : pd.DataFrame
-        Of the protocol ``artist``; ``group`` is the artist.
-    train_sizes : sequence of float
-        Shares of the training artists, see `some_artists`; 1 is the whole training part.
-    draws : int
-        How often: each time other artists, and other seeds of the estimator.
+    ``splits`` are of the protocol ``artist``, ``group`` is the artist. ``train_sizes`` are shares
+    of the training artists, see `some_artists`; 1 is the whole training part. That is done
+    ``draws`` times, each time with other artists and other seeds of the estimator. The result are
+    rows of predictions.csv with train_size, draw, n_artists (trained on in that fold).
 
-    Returns
-    -------
-    pd.DataFrame
-        Rows of predictions.csv; with train_size, draw, n_artists (trained on in that fold).
-
-    Raises
-    ------
-    UsageError
-        No draw or no share is asked for; what is left is too little to make choices on.
+    UsageError: no draw or share is asked for, or what is left is too little to make choices on.
     """
     if draws < 1 or not train_sizes:
         raise UsageError(f"draws={draws}, train_sizes={train_sizes}: at least one of each")
