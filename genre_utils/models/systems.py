@@ -201,7 +201,6 @@ _ALL = _VGG | {
     "musicnn+handcrafted-lda": _of([*MUSICNN, "handcrafted"], _lda),
     "all-features": _of([*MUSICNN, "handcrafted", *POOLED], _svm),
 }
-_ONLY_CANDIDATES = ("block4-svm", "blocks3+4-svm", "musicnn-logreg")
 _MELS, _POOLS = ("vgg-mel", "vgg-mel-last"), ("pooled-mel", "pooled-mel-last")
 _ONLY_CANDIDATES = ("block4-svm", "blocks3+4-svm", "musicnn-logreg")
 _FOUR = ("vgg-mel", "vgg-mfcc", "vgg-chroma", "svm-long")
