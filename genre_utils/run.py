@@ -182,8 +182,8 @@ def _execute(path: Path, target: Path, values: dict[str, Any]) -> None:
         ) from None
     except RuntimeError:  # nbclient's word for a kernel that died
         raise GenreUtilsError(
-            f"{path.stem}: its process was killed, often for want of memory; the same command "
-            "goes on from what is stored"
+            f"{path.stem}: its process was killed, often for want of memory (kernels.log beside "
+            f"{target} has its last words); the same command goes on from what is stored"
         ) from None
 
 

@@ -3,11 +3,13 @@
 import logging
 import os
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import lru_cache, partial
+from importlib import import_module
 from pathlib import Path
 
 import click
@@ -110,6 +112,10 @@ def each(
 
 
 def _here(function: Callable, tasks: Sequence[tuple], jobs: int) -> Iterator[tuple]:
+    if jobs > 1 and "librosa" in sys.modules:
+        # Its functions are compiled when first imported. Where several processes do so at once,
+        # numba's cache is left damaged: they, and all later ones, call address 0.
+        import_module("librosa.core.pitch")
     work = (joblib.delayed(_task)(function, os.getpid(), i, task) for i, task in enumerate(tasks))
     try:
         with joblib.parallel_config("loky", n_jobs=jobs, inner_max_num_threads=1):

@@ -1,5 +1,8 @@
 """Features against formulas written out here, golden arrays stage by stage, and their storage."""
 
+import os
+import subprocess
+import sys
 import warnings
 
 import librosa
@@ -522,3 +525,26 @@ def test_thirty_seconds_of_the_file_are_heard_at_peak_one(tmp_path, song):
         part = y[: 30 * SR]  # neither repeated nor cut, where there is less
         assert np.allclose(row, handcrafted(part / np.abs(part).max()), rtol=1e-4, atol=1e-6)
     assert not np.allclose(row, handcrafted(y), rtol=1e-4, atol=1e-6)
+
+
+FIRST_USE = """
+import os, sys
+from pathlib import Path
+import numpy as np
+from genre_utils.extraction import features
+from genre_utils.runtime import each
+
+cache = Path(os.environ["NUMBA_CACHE_DIR"])
+seen = each(os.listdir, [(cache,), (cache,)], jobs=2)
+before = sorted(path.name for path in cache.rglob("*.nbi"))
+assert before and all(set(names) == set(os.listdir(cache)) for names in seen)
+y = np.random.default_rng(0).normal(size=20 * 16000).astype(np.float32)
+features.mel_spectrogram(y), features.mfcc(y), features.chromagram(y), features.handcrafted(y)
+assert before == sorted(path.name for path in cache.rglob("*.nbi"))
+"""
+
+
+def test_librosa_is_compiled_before_workers_start(tmp_path):
+    """Workers that compile at the same moment leave numba's cache damaged: segfaults for ever."""
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", FIRST_USE], env=environment, check=True)
