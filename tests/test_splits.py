@@ -53,7 +53,7 @@ def test_every_usable_clip_is_tested_once_and_no_group_is_on_two_sides(clips, pr
     assert sorted(fold.index) == sorted(used["clip_id"])
     assert set(fold) == set(range(n))
     if protocol != "random":
-        columns = list(splits.PROTOCOLS[protocol])
+        columns = splits.LEVELS[: splits.PROTOCOLS[protocol]]
         of_clip = used.set_index("clip_id").join(fold)
         assert (of_clip.groupby(columns)["fold"].nunique() == 1).all()
     for i in range(n):  # whatever is tested can have been learned
