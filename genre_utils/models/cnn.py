@@ -125,7 +125,8 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):
 
     def predict(self, X: np.ndarray) -> np.ndarray:
         """Return the most probable genre of each row."""
-        return self.classes_[self.predict_proba(X).argmax(axis=1)]
+        best = self.predict_proba(X).argmax(axis=1)  # first: it refuses if nothing was learned
+        return self.classes_[best]
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
@@ -253,9 +254,10 @@ class FineTuneClassifier(HeadClassifier):
         if self.batch_size < 1 or self.learning_rate <= 0:
             said = f"batch_size={self.batch_size}, learning_rate={self.learning_rate}"
             raise UsageError(f"{said}: both must be positive")
-        if X.shape[3:] != ((512,) if self.blocks == "block5" else ()) or X.ndim < 3:
-            takes = "maps of block 4, [n, height, width, 512]"
-            takes = takes if self.blocks == "block5" else "mel-spectrograms, [n, height, width]"
+        takes, fits = "mel-spectrograms, [n, height, width]", X.ndim == 3
+        if self.blocks == "block5":
+            takes, fits = "maps of block 4, [n, height, width, 512]", X.shape[3:] == (512,)
+        if not fits:
             raise UsageError(f"blocks={self.blocks!r} takes {takes}, not {X.shape}")
 
     def _blocks(self, shape: tuple[int, ...], arrays: dict | None = None) -> "keras.Sequential":
