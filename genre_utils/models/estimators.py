@@ -96,7 +96,7 @@ class InnerFolds:
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield positions of the inner training and test rows, by ``X["group"]`` and genres y, [n].
 
-        X is rows or a mapping. UsageError for too few groups, or an inner training part of one genre.
+        X may be a mapping. UsageError for too few groups, or an inner training part of one genre.
         """
         group, y = X["group"], np.asarray(y)
         n_groups = len(np.unique(group))
@@ -136,11 +136,13 @@ class GaussianSVM(ClassifierMixin, BaseEstimator):
 
     def predict(self, X: np.ndarray) -> np.ndarray:
         """Return the class that most pairwise machines vote for."""
-        return self._svc.predict(self._kernel(X))
+        kernel = self._kernel(X)
+        return self._svc.predict(kernel)
 
     def predict_proba(self, X: np.ndarray) -> np.ndarray:
         """Return the softmax [n, n_classes] of the decision values."""
-        values = self._svc.decision_function(self._kernel(X))
+        kernel = self._kernel(X)
+        values = self._svc.decision_function(kernel)
         return softmax(np.column_stack([-values, values]) if values.ndim == 1 else values, axis=1)
 
     def _kernel(self, X: np.ndarray) -> np.ndarray:
@@ -268,7 +270,8 @@ class Windows(ClassifierMixin, BaseEstimator):
 
     def predict(self, X: np.ndarray) -> np.ndarray:
         """Return the most probable genre of each row."""
-        return self.classes_[self.predict_proba(X).argmax(axis=1)]
+        best = self.predict_proba(X).argmax(axis=1)
+        return self.classes_[best]
 
     def _window(self, X: np.ndarray, field: str) -> np.ndarray:
         return structured({self.fields[0]: X[field]}, X["group"])
@@ -297,8 +300,7 @@ def importances(
             forest = RandomForestClassifier(n_estimators=200, random_state=seed)
             forest.fit(rows[train], y[train])
             how = {"n_repeats": 3, "random_state": seed}
-            shuffled = permutation_importance(forest, rows[test], y[test], **how)
-            values.append(shuffled.importances)
+            values.append(permutation_importance(forest, rows[test], y[test], **how).importances)
         return {"losses": np.hstack(values)}
 
     key = [joblib.hash([rows, y.tolist(), groups.tolist(), seed]), code_digest(importances)]
