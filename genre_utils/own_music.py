@@ -20,7 +20,6 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import joblib
@@ -39,12 +38,10 @@ from genre_utils.runtime import GenreUtilsError, UsageError, progress
 from genre_utils.store import Run, Store, cache_dir, code_digest, digest, remembered
 
 # Name -> settings of `HeadClassifier`. Both are the system "cnn-mel", trained on stored `MAPS`.
-SYSTEMS = MappingProxyType(
-    {
-        "cnn-mel-small": {"pooling": "average", "epochs": 100, "seed": 0},
-        "cnn-mel": {"pooling": "flatten", "epochs": 25, "seed": 0},
-    }
-)
+SYSTEMS = {
+    "cnn-mel-small": {"pooling": "average", "epochs": 100, "seed": 0},
+    "cnn-mel": {"pooling": "flatten", "epochs": 25, "seed": 0},
+}
 DEFAULT, MAPS = "cnn-mel-small", "vgg-mel"
 FOLDS = 5  # of the estimate
 MIN_ARTISTS = 2  # of a genre: one to train on, one to test on
@@ -92,14 +89,15 @@ class SavedModel:
         """Calibrated probabilities [n, n_classes] of maps [n, height, width, 512]."""
         return apply_temperature(self.head.predict_proba(rows), self.temperature)
 
-    def save(self, folder: str | Path) -> None:
-        """Write the folder; UsageError if there are files in it that are no model."""
+    def save(self, folder: str | Path) -> "SavedModel":
+        """Write the folder and return the model; UsageError if other files are in the folder."""
         folder = check_target(folder)
         store.write_atomic(folder / ARRAYS, lambda part: np.savez(part, **self.arrays))
         store.write_text(folder / CARD, card(self))
         known = {"format": FORMAT, "classes": self.classes, "temperature": self.temperature}
         # Last, so that half a model is never taken for one.
         store.write_json(folder / FACTS, {**known, "digest": self.digest, "facts": self.facts})
+        return self
 
     @classmethod
     def load(cls, folder: str | Path) -> "SavedModel":
@@ -187,7 +185,8 @@ def train(
     others, and where ``out`` holds other files). 0 epochs: the system's own number. ``jobs``
     workers read audio.
     """
-    _check_system(system)
+    if system not in SYSTEMS:
+        raise UsageError(f"unknown system {system!r}: one of {', '.join(SYSTEMS)}")
     check_target(out)
     clips, _ = datasets.load_clips(dataset, data_dir or None, jobs=jobs)
     clips = datasets.leave_out_small_genres(clips, FOLDS, MIN_ARTISTS)
@@ -204,9 +203,7 @@ def train(
     root, look, weights = cache_dir() / "arrays", features.Look(), vgg.load_weights()
     mel = features.extract_all(files, ids, root, look, ["mel"], jobs=jobs)["mel"]
     maps = vgg.compute_maps(mel, "mel", ids, weights, root, look)[MAPS]
-    model = fit(clips, maps, folds, system, epochs)
-    model.save(out)
-    return model
+    return fit(clips, maps, folds, system, epochs).save(out)
 
 
 def train_from_run(run: Run) -> SavedModel:
@@ -219,14 +216,7 @@ def train_from_run(run: Run) -> SavedModel:
     folds = run.read("splits").query("protocol == 'artist'")
     folds = folds.assign(fold=folds["fold"] % FOLDS)
     known = "the run has no artist folds" if folds.empty else folds
-    model = fit(clips, run.arrays(MAPS), known, DEFAULT)
-    model.save(out)
-    return model
-
-
-def _check_system(system: str) -> None:
-    if system not in SYSTEMS:
-        raise UsageError(f"unknown system {system!r}: one of {', '.join(SYSTEMS)}")
+    return fit(clips, run.arrays(MAPS), known, DEFAULT).save(out)
 
 
 def fit(
@@ -239,7 +229,6 @@ def fit(
     folds and the trained head are kept beside them. ``folds`` are rows of splits.csv, protocol
     ``artist``, or a text that says why there are none. ``system``, ``epochs``: see `train`.
     """
-    _check_system(system)
     settings = SYSTEMS[system] | ({"epochs": epochs} if epochs else {})
     root = maps.folder.parent / "folds"
     used = clips[clips["status"] == "ok"]
@@ -266,8 +255,7 @@ def fit(
     facts = {
         "system": system,
         "settings": settings,
-        "data": _heard(clips),
-        "features": _recipe(maps),
+        **_known(clips, maps),
         "estimate": estimate,
         "versions": {"genre_utils": __version__, **store.versions()},
     }
@@ -290,29 +278,22 @@ def _estimate(tested: pd.DataFrame, used: pd.DataFrame) -> tuple[float, dict[str
     return temperature, estimate
 
 
-def _heard(clips: pd.DataFrame) -> dict[str, Any]:
-    """Return what a model of this clip table has heard, and what was left out."""
-    known = datasets.get(clips["dataset"].iloc[0])
+def _known(clips: pd.DataFrame, maps: Store) -> dict[str, Any]:
+    """Facts: what was heard and left out; how the maps are made, which `Predictor` repeats."""
+    data_set = datasets.get(clips["dataset"].iloc[0])
+    data = {n: getattr(data_set, n) for n in ("name", "title", "synthetic", "licence", "citation")}
     used, refused = clips[clips["status"] == "ok"], clips[clips["status"] != "ok"]
     artists = ("artist", lambda names: names[names != ""].nunique())
     genres = used.groupby("genre").agg(clips=("clip_id", "size"), artists=artists)
-    about = ("name", "title", "synthetic", "licence", "citation")
-    return {
-        **{name: getattr(known, name) for name in about},
-        "clips": len(used),
-        "genres": genres.to_dict("index"),
-        "refused": refused["status"].value_counts().to_dict(),
-    }
-
-
-def _recipe(maps: Store) -> dict[str, Any]:
-    """How the maps are made from sound: what `Predictor` repeats with a new file."""
+    data |= {"clips": len(used), "genres": genres.to_dict("index")}
+    data["refused"] = refused["status"].value_counts().to_dict()
     key = json.loads((maps.folder / store.KEY).read_text(encoding="utf-8"))
     mel = maps.folder.parent / key["features"] / store.KEY
     mel = json.loads(mel.read_text(encoding="utf-8"))
     known = key | mel["audio"] | {"mel_scale": mel["scale"]}
     look = {name: known[name] for name in asdict(features.Look())}
-    return {"look": look, "weights": key["weights"], "precision": key["precision"]}
+    made = {"look": look, "weights": key["weights"], "precision": key["precision"]}
+    return {"data": data, "features": made}
 
 
 @dataclass(frozen=True)
