@@ -257,7 +257,7 @@ class Windows(ClassifierMixin, BaseEstimator):
 
     def fit(self, X: np.ndarray, y: np.ndarray) -> "Windows":
         """Train on structured rows X and genres y [n]; the windows of a clip are one group."""
-        rows = np.concatenate([self._window(X, field) for field in self.fields])
+        rows = np.concatenate(self._windows(X))
         self.estimator_ = clone(self.estimator).fit(rows, np.tile(y, len(self.fields)))
         self.classes_ = self.estimator_.classes_
         return self
@@ -265,16 +265,15 @@ class Windows(ClassifierMixin, BaseEstimator):
     def predict_proba(self, X: np.ndarray) -> np.ndarray:
         """Return the windows' mean probabilities [n, n_classes] in the order of ``classes_``."""
         check_is_fitted(self)
-        windows = [self._window(X, field) for field in self.fields]
-        return np.mean([self.estimator_.predict_proba(rows) for rows in windows], axis=0)
+        return np.mean([self.estimator_.predict_proba(rows) for rows in self._windows(X)], axis=0)
 
     def predict(self, X: np.ndarray) -> np.ndarray:
         """Return the most probable genre of each row."""
         best = self.predict_proba(X).argmax(axis=1)
         return self.classes_[best]
 
-    def _window(self, X: np.ndarray, field: str) -> np.ndarray:
-        return structured({self.fields[0]: X[field]}, X["group"])
+    def _windows(self, X: np.ndarray) -> list[np.ndarray]:
+        return [structured({self.fields[0]: X[field]}, X["group"]) for field in self.fields]
 
 
 def importances(
