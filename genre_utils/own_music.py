@@ -16,10 +16,10 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import joblib
@@ -38,12 +38,10 @@ from genre_utils.runtime import GenreUtilsError, UsageError, progress
 from genre_utils.store import Run, Store, cache_dir, code_digest, digest, remembered
 
 # Name -> settings of `HeadClassifier`. Both are the system "cnn-mel", trained on stored `MAPS`.
-SYSTEMS = MappingProxyType(
-    {
-        "cnn-mel-small": {"pooling": "average", "epochs": 100, "seed": 0},
-        "cnn-mel": {"pooling": "flatten", "epochs": 25, "seed": 0},
-    }
-)
+SYSTEMS = {
+    "cnn-mel-small": {"pooling": "average", "epochs": 100, "seed": 0},
+    "cnn-mel": {"pooling": "flatten", "epochs": 25, "seed": 0},
+}
 DEFAULT, MAPS = "cnn-mel-small", "vgg-mel"
 FOLDS = 5  # of the estimate
 MIN_ARTISTS = 2  # of a genre: one to train on, one to test on
@@ -51,6 +49,7 @@ SURE = 0.5  # the model card says how good answers above this confidence are
 FORMAT = 2
 ARRAYS, FACTS, CARD = "arrays.npz", "model.json", "README.md"
 HEAD = ("kernel_1", "bias_1", "kernel_2", "bias_2", "kernel_3", "bias_3")
+Arrays = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ class SavedModel:
     """
 
     classes: tuple[str, ...]
-    arrays: dict[str, np.ndarray]
+    arrays: Arrays
     temperature: float
     facts: dict[str, Any]
 
@@ -90,14 +89,15 @@ class SavedModel:
         """Calibrated probabilities [n, n_classes] of maps [n, height, width, 512]."""
         return apply_temperature(self.head.predict_proba(rows), self.temperature)
 
-    def save(self, folder: str | Path) -> None:
-        """Write the folder; UsageError if there are files in it that are no model."""
+    def save(self, folder: str | Path) -> "SavedModel":
+        """Write the folder and return the model; UsageError if other files are in the folder."""
         folder = check_target(folder)
         store.write_atomic(folder / ARRAYS, lambda part: np.savez(part, **self.arrays))
         store.write_text(folder / CARD, card(self))
         known = {"format": FORMAT, "classes": self.classes, "temperature": self.temperature}
         # Last, so that half a model is never taken for one.
         store.write_json(folder / FACTS, {**known, "digest": self.digest, "facts": self.facts})
+        return self
 
     @classmethod
     def load(cls, folder: str | Path) -> "SavedModel":
@@ -172,25 +172,12 @@ def card(model: SavedModel) -> str:
     """Return the model card as Markdown, from the template ``model_card.md``."""
     text = Path(__file__).with_name("model_card.md").read_text(encoding="utf-8")
     template = Environment(undefined=StrictUndefined, keep_trailing_newline=True).from_string(text)
-    return template.render(
-        model=model,
-        facts=model.facts,
-        data=model.facts["data"],
-        worth=model.facts["estimate"],
-        untrained=model.facts["features"]["weights"] != vgg.DIGEST,
-        megabytes=sum(array.nbytes for array in model.arrays.values()) / 1e6,
-        paper=paper,
-    )
+    megabytes = sum(array.nbytes for array in model.arrays.values()) / 1e6
+    return template.render(model=model, megabytes=megabytes, published=vgg.DIGEST, paper=paper)
 
 
 def train(
-    dataset: str,
-    data_dir: str,
-    out: str | Path,
-    *,
-    system: str = DEFAULT,
-    epochs: int = 0,
-    jobs: int = 1,
+    dataset: str, data_dir: str, out: str, *, system: str = DEFAULT, epochs: int = 0, jobs: int = 1
 ) -> SavedModel:
     """Read a data set, train on all its usable clips and write the model's folder.
 
@@ -198,7 +185,8 @@ def train(
     others, and where ``out`` holds other files). 0 epochs: the system's own number. ``jobs``
     workers read audio.
     """
-    _check_system(system)
+    if system not in SYSTEMS:
+        raise UsageError(f"unknown system {system!r}: one of {', '.join(SYSTEMS)}")
     check_target(out)
     clips, _ = datasets.load_clips(dataset, data_dir or None, jobs=jobs)
     clips = datasets.leave_out_small_genres(clips, FOLDS, MIN_ARTISTS)
@@ -215,49 +203,34 @@ def train(
     root, look, weights = cache_dir() / "arrays", features.Look(), vgg.load_weights()
     mel = features.extract_all(files, ids, root, look, ["mel"], jobs=jobs)["mel"]
     maps = vgg.compute_maps(mel, "mel", ids, weights, root, look)[MAPS]
-    model = fit(clips, maps, folds, root / "folds", system=system, epochs=epochs)
-    model.save(out)
-    return model
+    return fit(clips, maps, folds, system, epochs).save(out)
 
 
-def train_from_run(run: Run, out: str | Path = "", *, system: str = DEFAULT) -> SavedModel:
-    """Train on the arrays of a finished run, on its clips and with its artist folds.
+def train_from_run(run: Run) -> SavedModel:
+    """Train on clips, maps and artist folds of a finished run, and save in its folder ``model``.
 
-    ``out`` is the model's folder, ``model`` in the run's when empty. Takes a minute or less.
+    Takes a minute or less.
     """
-    out = check_target(out or run.folder / "model")
+    out = check_target(run.folder / "model")
     clips = run.read("clips").merge(run.read("audio"), on="clip_id", how="left")
     folds = run.read("splits").query("protocol == 'artist'")
     folds = folds.assign(fold=folds["fold"] % FOLDS)
     known = "the run has no artist folds" if folds.empty else folds
-    model = fit(clips, run.arrays(MAPS), known, run.cache / "folds", system=system)
-    model.save(out)
-    return model
-
-
-def _check_system(system: str) -> None:
-    if system not in SYSTEMS:
-        raise UsageError(f"unknown system {system!r}: one of {', '.join(SYSTEMS)}")
+    return fit(clips, run.arrays(MAPS), known, DEFAULT).save(out)
 
 
 def fit(
-    clips: pd.DataFrame,
-    maps: Store,
-    folds: pd.DataFrame | str,
-    root: Path,
-    *,
-    system: str = DEFAULT,
-    epochs: int = 0,
+    clips: pd.DataFrame, maps: Store, folds: pd.DataFrame | str, system: str, epochs: int = 0
 ) -> SavedModel:
     """Estimate by artist folds, calibrate, then train on all usable clips.
 
     ``clips`` is the whole clip table, refused rows included, with sha256 of the audio; UsageError
-    for usable clips of fewer than two genres. ``maps`` are those of mel-spectrograms. ``folds`` are
-    rows of splits.csv, protocol ``artist``, or a text that says why there are none. ``root`` keeps
-    finished folds and the trained head. ``system`` and ``epochs`` are as for `train`.
+    for usable clips of fewer than two genres. ``maps`` are those of mel-spectrograms; finished
+    folds and the trained head are kept beside them. ``folds`` are rows of splits.csv, protocol
+    ``artist``, or a text that says why there are none. ``system``, ``epochs``: see `train`.
     """
-    _check_system(system)
     settings = SYSTEMS[system] | ({"epochs": epochs} if epochs else {})
+    root = maps.folder.parent / "folds"
     used = clips[clips["status"] == "ok"]
     if used["genre"].nunique() < 2:
         raise UsageError(f"{used['genre'].nunique()} genre with usable clips; two are needed")
@@ -265,13 +238,12 @@ def fit(
         folds = "the data set does not name its artists"
     temperature, estimate = 1.0, {"unknown": folds}
     if not isinstance(folds, str):
-        tested, _ = systems.cross_validate(
-            "cnn-mel", {MAPS: maps}.__getitem__, used, folds, settings=settings, root=root
-        )
+        how = {"settings": settings, "root": root}
+        tested, _ = systems.cross_validate("cnn-mel", {MAPS: maps}.get, used, folds, **how)
         temperature, estimate = _estimate(tested, used)
     y = used["genre"].to_numpy(dtype=str)
 
-    def trained() -> dict[str, np.ndarray]:
+    def trained() -> Arrays:
         head = HeadClassifier(**settings).fit(maps.load(list(used["sha256"])), y)
         arrays = dict(zip(HEAD, head.weights_, strict=True))
         if head.pooling == "flatten":  # half of its 120 MB; predictions use the rounded numbers
@@ -283,8 +255,7 @@ def fit(
     facts = {
         "system": system,
         "settings": settings,
-        "data": _heard(clips),
-        "features": _recipe(maps),
+        **_known(clips, maps),
         "estimate": estimate,
         "versions": {"genre_utils": __version__, **store.versions()},
     }
@@ -293,9 +264,8 @@ def fit(
 
 def _estimate(tested: pd.DataFrame, used: pd.DataFrame) -> tuple[float, dict[str, Any]]:
     """Temperature, and how good the answers to unknown artists are (intervals over artists)."""
-    columns = [column for column in tested if column.startswith("p_")]
-    genres = pd.Index(columns).str.removeprefix("p_")
-    proba = tested[columns].to_numpy(dtype=float)
+    table = tested.filter(regex="^p_")
+    genres, proba = table.columns.str.removeprefix("p_"), table.to_numpy(dtype=float)
     temperature = fit_temperature(proba, genres.get_indexer(tested["y_true"]))
     right = (tested["y_true"] == tested["y_pred"]).to_numpy()
     sure = apply_temperature(proba, temperature).max(axis=1) >= SURE
@@ -308,57 +278,36 @@ def _estimate(tested: pd.DataFrame, used: pd.DataFrame) -> tuple[float, dict[str
     return temperature, estimate
 
 
-def _heard(clips: pd.DataFrame) -> dict[str, Any]:
-    """Return what a model of this clip table has heard, and what was left out."""
-    known = datasets.get(clips["dataset"].iloc[0])
+def _known(clips: pd.DataFrame, maps: Store) -> dict[str, Any]:
+    """Facts: what was heard and left out; how the maps are made, which `Predictor` repeats."""
+    data_set = datasets.get(clips["dataset"].iloc[0])
+    data = {n: getattr(data_set, n) for n in ("name", "title", "synthetic", "licence", "citation")}
     used, refused = clips[clips["status"] == "ok"], clips[clips["status"] != "ok"]
     artists = ("artist", lambda names: names[names != ""].nunique())
     genres = used.groupby("genre").agg(clips=("clip_id", "size"), artists=artists)
-    about = ("name", "title", "synthetic", "licence", "citation")
-    return {
-        **{name: getattr(known, name) for name in about},
-        "clips": len(used),
-        "genres": genres.to_dict("index"),
-        "refused": refused["status"].value_counts().to_dict(),
-    }
-
-
-def _recipe(maps: Store) -> dict[str, Any]:
-    """How the maps are made from sound: what `Predictor` repeats with a new file."""
+    data |= {"clips": len(used), "genres": genres.to_dict("index")}
+    data["refused"] = refused["status"].value_counts().to_dict()
     key = json.loads((maps.folder / store.KEY).read_text(encoding="utf-8"))
     mel = maps.folder.parent / key["features"] / store.KEY
     mel = json.loads(mel.read_text(encoding="utf-8"))
     known = key | mel["audio"] | {"mel_scale": mel["scale"]}
     look = {name: known[name] for name in asdict(features.Look())}
-    return {"look": look, "weights": key["weights"], "precision": key["precision"]}
+    made = {"look": look, "weights": key["weights"], "precision": key["precision"]}
+    return {"data": data, "features": made}
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model says of one file; ``refused`` says why it cannot be used, "" when it can.
-
-    ``windows`` has start_s and a column a genre: calibrated probabilities of each window of 20 s,
-    NaN where a window is silent; empty when the file is refused.
-    """
+    """What a model says of one file; the rest is empty when the file is refused."""
 
     path: Path
+    refused: str = ""  # why it cannot be used
+    genre: str = ""  # the most probable
+    confidence: float = np.nan  # its probability
+    # By genre: the mean over the windows that are not silent.
+    probabilities: pd.Series = field(default_factory=lambda: pd.Series(dtype=float))
+    # start_s and a column a genre: calibrated probabilities of each 20 s, NaN where it is silent.
     windows: pd.DataFrame = field(default_factory=pd.DataFrame)
-    refused: str = ""
-
-    @property
-    def probabilities(self) -> pd.Series:
-        """Mean over the windows that are not silent, by genre."""
-        return self.windows.drop(columns="start_s", errors="ignore").mean()
-
-    @property
-    def genre(self) -> str:
-        """The most probable genre; "" when the file is refused."""
-        return "" if self.refused else str(self.probabilities.idxmax())
-
-    @property
-    def confidence(self) -> float:
-        """Probability of that genre; NaN when the file is refused."""
-        return float(self.probabilities.max())
 
 
 class Predictor:
@@ -375,9 +324,8 @@ class Predictor:
         self._weights = vgg.load_weights("auto" if wanted == vgg.DIGEST else "random")
         if self._weights.digest != wanted:
             why = "neither the published ones nor the untrained ones of the tests; train it again"
-            raise GenreUtilsError(
-                f"the model was trained on VGG-16 weights {wanted[:12]}..., which are {why}"
-            )
+            trained = f"the model was trained on VGG-16 weights {wanted[:12]}..., which are"
+            raise GenreUtilsError(f"{trained} {why}")
         self._made_of = {"model": self.model.digest, "code": code_digest(Predictor)}
         self._lock = threading.Lock()  # what limits BLAS' threads holds for the process
 
@@ -393,28 +341,25 @@ class Predictor:
         """Listen to a whole file; one that cannot be used comes back refused, with the reason."""
         path = Path(path)
         if refused:
-            return Prediction(path, refused=refused)
+            return Prediction(path, refused)
         try:
             heard = self._heard(path)
-        except audio.AudioError as error:
-            return Prediction(path, refused=error.reason)
-        except ValueError as error:  # too short: then it is the only window
-            return Prediction(path, refused=str(error))
+        except (audio.AudioError, ValueError) as error:  # ValueError: too short, the only window
+            return Prediction(path, getattr(error, "reason", str(error)))
         windows = pd.DataFrame(heard["proba"], columns=list(self.model.classes))
         if windows.isna().all(axis=None):
-            return Prediction(path, refused="silent")
+            return Prediction(path, "silent")
+        mean = windows.mean()
         windows.insert(0, "start_s", heard["start_s"])
-        return Prediction(path, windows)
+        return Prediction(path, "", str(mean.idxmax()), float(mean.max()), mean, windows)
 
-    def explain(
-        self, mel: np.ndarray, genre: str, patches: tuple[int, int]
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def explain(self, mel: np.ndarray, genre: str, patches: tuple[int, int]) -> list[np.ndarray]:
         """Return `explain.grad_cam` and `explain.occlusion` of a window, each [216, 626].
 
         ``mel`` is a mel-spectrogram [216, 626] on the scale of ``look``.
         """
 
-        def make() -> dict[str, np.ndarray]:
+        def make() -> Arrays:
             arrays, image = self._weights.arrays, self._image(mel)
             network = explain.Network(arrays, self.model.head, mel.shape, self.look.preprocessing)
             occlusion = explain.occlusion(network, image, genre, patches)
@@ -422,26 +367,23 @@ class Predictor:
 
         key = {"mel": joblib.hash(mel), "genre": genre, "patches": list(patches)}
         maps = self._kept("explained", key, make)
-        return maps["gradient"], maps["occlusion"]
+        return [maps["gradient"], maps["occlusion"]]
 
-    def _kept(
-        self, name: str, key: dict, make: Callable[[], dict[str, np.ndarray]]
-    ) -> dict[str, np.ndarray]:
+    def _kept(self, name: str, key: dict, make: Callable[[], Arrays]) -> Arrays:
         """Return what was made of the same by this model and code, or make it."""
         path = cache_dir() / "arrays" / "folds" / f"{name}-{digest(key | self._made_of)[:24]}.npz"
         return remembered(path, make)
 
-    def _heard(self, path: Path) -> dict[str, np.ndarray]:
+    def _heard(self, path: Path) -> Arrays:
         """Start [n] and probabilities [n, n_classes] of each window."""
 
-        def hear() -> dict[str, np.ndarray]:
+        def hear() -> Arrays:
             proba = {start: self._window(y) for start, y in audio.windows(path)}
             return {"start_s": np.array(list(proba)), "proba": np.array(list(proba.values()))}
 
-        try:
+        key = {}
+        with suppress(OSError):
             key = {"sound": store.file_digest(path)} if path.is_file() else {}
-        except OSError:
-            key = {}
         return self._kept("heard", key, hear) if key else hear()  # which says why it cannot be read
 
     def _window(self, y: np.ndarray) -> np.ndarray:
@@ -485,8 +427,7 @@ def answer(
     print(f"model: {summary(predictor.model)}", file=sys.stderr)
     answers = list(progress(predictor.predict(files, jobs), "listening", len(files), "file"))
     refused, n = sum(bool(said.refused) for said in answers), len(answers)
-    classes = list(predictor.model.classes)
-    print({"table": _table, "csv": _csv, "json": _json}[form](answers, classes), flush=True)
+    print(_printed(answers, list(predictor.model.classes), form), flush=True)
     total = f"{n} file{'s' * (n > 1)} = {n - refused} predicted + {refused} refused"
     print(total, file=sys.stderr)
     return refused
@@ -498,38 +439,27 @@ def printable(path: Path) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def _table(answers: list[Prediction], classes: list[str]) -> str:
-    rows, widest = [], max(map(len, classes))
+def _printed(answers: list[Prediction], classes: list[str], form: str) -> str:
+    """Answers as a table to read, CSV or JSON."""
+    rows, records = [], []
     for said in answers:
-        line = f"refused: {said.refused}"
+        path, line = printable(said.path), f"refused: {said.refused}"
+        record = {"refused": said.refused}
         if not said.refused:
             (first, p), (second, q) = said.probabilities.nlargest(2).items()
-            line = f"{first:<{widest}}  {p:.2f}  (then {second} {q:.2f})"
-        rows.append((printable(said.path), line))
-    width = max(len(path) for path, _ in rows)
-    return "\n".join(f"{path:<{width}}  {line}" for path, line in rows)
-
-
-def _csv(answers: list[Prediction], classes: list[str]) -> str:
-    table = pd.DataFrame([said.probabilities for said in answers]).reindex(columns=classes)
-    table = table.add_prefix("p_").reset_index(drop=True)
-    table.insert(0, "path", [printable(said.path) for said in answers])
-    table.insert(1, "genre", [said.genre for said in answers])
-    table.insert(2, "confidence", [said.confidence for said in answers])
-    table["refused"] = [said.refused for said in answers]
+            line = f"{first:<{max(map(len, classes))}}  {p:.2f}  (then {second} {q:.2f})"
+            windows = json.loads(said.windows.to_json(orient="records", double_precision=6))
+            record = {"genre": said.genre, "confidence": round(said.confidence, 6)}
+            record |= {"probabilities": said.probabilities.round(6).to_dict(), "windows": windows}
+        rows.append((path, line))
+        records.append({"path": path} | record)
+    if form == "table":
+        width = max(len(path) for path, _ in rows)
+        return "\n".join(f"{path:<{width}}  {line}" for path, line in rows)
+    if form == "json":
+        return json.dumps(records, indent=1, ensure_ascii=False)
+    columns = {f"probabilities.{name}": f"p_{name}" for name in classes}
+    table = pd.json_normalize(records, max_level=1)
+    table = table.reindex(columns=["path", "genre", "confidence", *columns, "refused"])
+    table = table.rename(columns=columns)
     return table.to_csv(index=False, float_format="%.6f", lineterminator="\n").rstrip("\n")
-
-
-def _json(answers: list[Prediction], _classes: list[str]) -> str:
-    records = []
-    for said in answers:
-        known: dict[str, Any] = {"refused": said.refused}
-        if not said.refused:
-            known = {
-                "genre": said.genre,
-                "confidence": round(said.confidence, 6),
-                "probabilities": said.probabilities.round(6).to_dict(),
-                "windows": json.loads(said.windows.to_json(orient="records", double_precision=6)),
-            }
-        records.append({"path": printable(said.path)} | known)
-    return json.dumps(records, indent=1, ensure_ascii=False)

@@ -292,7 +292,7 @@ def test_the_estimate_is_the_cross_validation_of_all_other_systems(tmp_path):
     run, _, clips = _run(tmp_path)
     folds = run.read("splits")
     store, used = run.arrays("vgg-mel"), clips[clips["status"] == "ok"]
-    model = own_music.fit(clips, store, folds, tmp_path / "folds", epochs=2)
+    model = own_music.fit(clips, store, folds, own_music.DEFAULT, epochs=2)
     settings = own_music.SYSTEMS["cnn-mel-small"] | {"epochs": 2}
     tested, _ = systems.cross_validate(
         "cnn-mel", run.arrays, used, folds, settings=settings, root=tmp_path / "others"
@@ -305,9 +305,9 @@ def test_the_estimate_is_the_cross_validation_of_all_other_systems(tmp_path):
 
 def test_without_artists_there_is_no_estimate(tmp_path):
     run, _, clips = _run(tmp_path, artists=False)
-    model = own_music.fit(
-        clips, run.arrays("vgg-mel"), run.read("splits"), tmp_path / "folds", epochs=2
-    )  # the artist of the refused clip does not count
+    store, folds = run.arrays("vgg-mel"), run.read("splits")
+    model = own_music.fit(clips, store, folds, own_music.DEFAULT, epochs=2)
+    # The artist of the refused clip does not count.
     assert model.facts["estimate"] == {"unknown": "the data set does not name its artists"}
     assert model.temperature == 1
 
@@ -349,7 +349,7 @@ def test_wrong_calls_of_train(tmp_path):
     run, _, clips = _run(tmp_path / "there")
     with pytest.raises(UsageError, match="1 genre"):
         jazz = clips[clips["genre"] == "Jazz"]
-        own_music.fit(jazz, run.arrays("vgg-mel"), "", tmp_path / "folds")
+        own_music.fit(jazz, run.arrays("vgg-mel"), "", own_music.DEFAULT)
 
 
 # Files that can be used ------------------------------------------------------------------------

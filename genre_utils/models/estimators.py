@@ -28,15 +28,12 @@ from sklearn.model_selection import (
 )
 from sklearn.pipeline import Pipeline
 from sklearn.svm import SVC
-from sklearn.utils import Tags
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from genre_utils.extraction import musicnn, vgg
 from genre_utils.runtime import UsageError
 from genre_utils.store import code_digest, digest, remembered
-
-SMALLEST = 1e-6  # probability, so that its logarithm is finite
 
 
 def structured(arrays: dict[str, np.ndarray], group: np.ndarray | None = None) -> np.ndarray:
@@ -54,19 +51,18 @@ def structured(arrays: dict[str, np.ndarray], group: np.ndarray | None = None) -
 
 
 def pick(rows: np.ndarray, name: str) -> np.ndarray:
-    """Return a field of structured rows, or a part of it.
+    """Return a field [n, ...] of structured rows, or a part of it.
 
     ``name`` is "vgg-mel", say; with a part "pooled-mel/block3_pool" (`vgg.pooled_slices`) or
-    "musicnn/penultimate_mean" (`musicnn.PARTS`). The result is [n, ...]; vectors are float32 or
-    wider.
+    "musicnn/penultimate_mean" (`musicnn.PARTS`). Vectors [n, d] are float32 or wider.
     """
     field, _, part = name.partition("/")
     values = rows[field]
     if part:
         parts = {"pooled-mel": vgg.pooled_slices(), "musicnn": musicnn.PARTS}[field]
         values = values[:, parts[part]]
-    wide = values.ndim == 2
-    return values.astype(np.result_type(values, np.float32), copy=False) if wide else values
+    dtype = np.result_type(values, np.float32) if values.ndim == 2 else values.dtype
+    return values.astype(dtype, copy=False)
 
 
 def weigh(block: np.ndarray, n_blocks: int = 1) -> np.ndarray:
@@ -75,8 +71,8 @@ def weigh(block: np.ndarray, n_blocks: int = 1) -> np.ndarray:
 
 
 def log_probabilities(proba: np.ndarray) -> np.ndarray:
-    """Logarithms that are finite."""
-    return np.log(np.maximum(proba, SMALLEST))
+    """Logarithms that are finite: a probability counts as 1e-6 at least."""
+    return np.log(np.maximum(proba, 1e-6))
 
 
 @dataclass(frozen=True)
@@ -98,18 +94,15 @@ class InnerFolds:
     def split(
         self, X: np.ndarray, y: np.ndarray, groups: object = None
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield positions of the inner training and test rows.
+        """Yield positions of the inner training and test rows, by ``X["group"]`` and genres y, [n].
 
-        Of X, rows or a mapping, ``group`` [n] counts; y [n] are genres. UsageError for too few
-        groups, or for an inner training part of one genre.
+        X may be a mapping. UsageError for too few groups, or an inner training part of one genre.
         """
         group, y = X["group"], np.asarray(y)
         n_groups = len(np.unique(group))
         if n_groups < self.n_folds:
-            raise UsageError(
-                f"a training part has fewer than {self.n_folds} groups to choose parameters on; "
-                "use more folds or more clips"
-            )
+            few = f"a training part has fewer than {self.n_folds} groups to choose parameters on"
+            raise UsageError(f"{few}; use more folds or more clips")
         kind = StratifiedGroupKFold if n_groups < len(y) else StratifiedKFold
         splitter = kind(self.n_folds, shuffle=True, random_state=self.seed)
         with warnings.catch_warnings():  # a genre with fewer groups than folds: see splits
@@ -154,11 +147,7 @@ class GaussianSVM(ClassifierMixin, BaseEstimator):
 
     def _kernel(self, X: np.ndarray) -> np.ndarray:
         check_is_fitted(self)
-        X = validate_data(self, X, reset=False)
-        return rbf_kernel(X, self._vectors, gamma=self.gamma)
-
-    def __sklearn_is_fitted__(self) -> bool:
-        return hasattr(self, "classes_")
+        return rbf_kernel(validate_data(self, X, reset=False), self._vectors, gamma=self.gamma)
 
 
 class FirstComponents(TransformerMixin, BaseEstimator):
@@ -184,13 +173,10 @@ class Search(GridSearchCV):
 
     The temperature (Guo et al., ICML 2017) scales its probabilities and comes from the same inner
     folds; answers do not depend on it. Its grid shares one matrix of distances a fold: on 10,000
-    columns they are most of the work. ``estimator``, ``param_grid`` and ``cv`` are those of
-    `GridSearchCV`.
+    columns they are most of the work.
     """
 
-    def __init__(
-        self, estimator: Pipeline, param_grid: dict, *, cv: InnerFolds | int | None = None
-    ) -> None:
+    def __init__(self, estimator: Pipeline, param_grid: dict, *, cv: InnerFolds) -> None:
         super().__init__(estimator, param_grid, cv=cv, error_score="raise")
 
     def fit(self, X: np.ndarray, y: np.ndarray) -> "Search":
@@ -199,33 +185,24 @@ class Search(GridSearchCV):
             super().fit(X, y)
             self.calibrated_ = self.best_estimator_
             return self
-        grid = list(ParameterGrid(self.param_grid))
-        scores = [self._scores(X, y, *fold, grid) for fold in self.cv.split(X, y)]
-        means = np.mean(scores, axis=0)
+        grid, scores = list(ParameterGrid(self.param_grid)), []
+        *steps, (last, _) = self.estimator.steps
+        for train, test in self.cv.split(X, y):
+            vectors = clone(Pipeline(steps)).fit(X[train], y[train])
+            known, new = vectors.transform(X[train]), vectors.transform(X[test])
+            within = euclidean_distances(known, squared=True)
+            across = euclidean_distances(new, known, squared=True)
+            for point in grid:
+                gamma = point[f"{last}__gamma"]
+                svc = SVC(kernel="precomputed", C=point[f"{last}__C"])
+                svc.fit(np.exp(-gamma * within), y[train])
+                scores.append(svc.score(np.exp(-gamma * across), y[test]))
+        means = np.reshape(scores, (-1, len(grid))).mean(axis=0)
         self.best_params_, self.best_score_ = grid[means.argmax()], means.max()
         self.best_estimator_ = clone(self.estimator).set_params(**self.best_params_).fit(X, y)
-        calibrated = CalibratedClassifierCV(
-            self.best_estimator_, method="temperature", cv=self.cv, ensemble=False
-        )
-        self.calibrated_ = calibrated.fit(X, y)
+        how = {"method": "temperature", "cv": self.cv, "ensemble": False}
+        self.calibrated_ = CalibratedClassifierCV(self.best_estimator_, **how).fit(X, y)
         return self
-
-    def _scores(
-        self, X: np.ndarray, y: np.ndarray, train: np.ndarray, test: np.ndarray, grid: list[dict]
-    ) -> list[float]:
-        """Accuracy of each point of the grid on one fold."""
-        *steps, (last, _) = self.estimator.steps
-        vectors = clone(Pipeline(steps)).fit(X[train], y[train])
-        known, new = vectors.transform(X[train]), vectors.transform(X[test])
-        within = euclidean_distances(known, squared=True)
-        across = euclidean_distances(new, known, squared=True)
-        scores = []
-        for point in grid:
-            gamma = point[f"{last}__gamma"]
-            svc = SVC(kernel="precomputed", C=point[f"{last}__C"])
-            svc.fit(np.exp(-gamma * within), y[train])
-            scores.append(svc.score(np.exp(-gamma * across), y[test]))
-        return scores
 
     def predict_proba(self, X: np.ndarray) -> np.ndarray:
         """Return probabilities [n, n_classes] in the order of ``classes_``."""
@@ -242,7 +219,7 @@ class Search(GridSearchCV):
 class Chosen(ClassifierMixin, BaseEstimator):
     """The search with the best accuracy on inner folds; of equals the first.
 
-    ``candidates`` are name -> `Search`, all on the same inner folds.
+    The ``candidates`` all have the same inner folds.
     """
 
     def __init__(self, candidates: dict[str, Search]) -> None:
@@ -280,7 +257,7 @@ class Windows(ClassifierMixin, BaseEstimator):
 
     def fit(self, X: np.ndarray, y: np.ndarray) -> "Windows":
         """Train on structured rows X and genres y [n]; the windows of a clip are one group."""
-        rows = np.concatenate([self._window(X, field) for field in self.fields])
+        rows = np.concatenate(self._windows(X))
         self.estimator_ = clone(self.estimator).fit(rows, np.tile(y, len(self.fields)))
         self.classes_ = self.estimator_.classes_
         return self
@@ -288,21 +265,15 @@ class Windows(ClassifierMixin, BaseEstimator):
     def predict_proba(self, X: np.ndarray) -> np.ndarray:
         """Return the windows' mean probabilities [n, n_classes] in the order of ``classes_``."""
         check_is_fitted(self)
-        windows = [self._window(X, field) for field in self.fields]
-        return np.mean([self.estimator_.predict_proba(rows) for rows in windows], axis=0)
+        return np.mean([self.estimator_.predict_proba(rows) for rows in self._windows(X)], axis=0)
 
     def predict(self, X: np.ndarray) -> np.ndarray:
         """Return the most probable genre of each row."""
         best = self.predict_proba(X).argmax(axis=1)
         return self.classes_[best]
 
-    def _window(self, X: np.ndarray, field: str) -> np.ndarray:
-        return structured({self.fields[0]: X[field]}, X["group"])
-
-    def __sklearn_tags__(self) -> Tags:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.two_d_array = False
-        return tags
+    def _windows(self, X: np.ndarray) -> list[np.ndarray]:
+        return [structured({self.fields[0]: X[field]}, X["group"]) for field in self.fields]
 
 
 def importances(
@@ -317,13 +288,9 @@ def importances(
     """How much accuracy a forest loses on clips that it has not met when a feature is shuffled.
 
     ``rows`` are hand-crafted features [n, d] of training clips, ``y`` [n] genres; ``groups`` [n]
-    stay whole between three folds; ``names`` [d] are the features'. ``root`` keeps the result.
-
-    Returns
-    -------
-    pd.DataFrame
-        feature, importance (mean loss of accuracy over folds and three shuffles), sd; largest
-        first.
+    stay whole between three folds; ``names`` [d] are the features'. ``root`` keeps the result. The
+    columns are feature, importance (mean loss of accuracy over folds and three shuffles) and sd,
+    the largest first.
     """
 
     def losses() -> dict[str, np.ndarray]:
@@ -331,10 +298,8 @@ def importances(
         for train, test in InnerFolds(3, seed).split({"group": groups}, y):
             forest = RandomForestClassifier(n_estimators=200, random_state=seed)
             forest.fit(rows[train], y[train])
-            shuffled = permutation_importance(
-                forest, rows[test], y[test], n_repeats=3, random_state=seed
-            )
-            values.append(shuffled.importances)
+            how = {"n_repeats": 3, "random_state": seed}
+            values.append(permutation_importance(forest, rows[test], y[test], **how).importances)
         return {"losses": np.hstack(values)}
 
     key = [joblib.hash([rows, y.tolist(), groups.tolist(), seed]), code_digest(importances)]

@@ -15,6 +15,7 @@ same shows edges of the image, not what the network has learned.
 
 import copy
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import combinations, pairwise, permutations, product
 from typing import TYPE_CHECKING, Any
 
@@ -40,26 +41,23 @@ BATCH = 8
 RANDOM = {"head random": (), "head and block 5 random": ("block5",), "all random": ("block",)}
 
 
+@dataclass(eq=False)
 class Network:
     """Frozen trunk and trained head joined: ``model`` gives values of `LAYER` and logits.
 
-    ``arrays`` are the trunk's (`Weights.arrays`), ``head`` is trained, ``image_shape`` is (height,
-    width), ``preprocessing`` that of the maps. All is float32, while the head was trained on
-    stored float16: probabilities differ from predictions.csv in the third digit or later.
+    All is float32, while the head was trained on stored float16: probabilities differ from
+    predictions.csv in the third digit or later.
     """
 
-    def __init__(
-        self,
-        arrays: Arrays,
-        head: HeadClassifier,
-        image_shape: tuple[int, int] = (216, 626),
-        preprocessing: str = "vgg16",
-    ) -> None:
+    arrays: Arrays  # the trunk's, `Weights.arrays`
+    head: HeadClassifier
+    image_shape: tuple[int, int] = (216, 626)  # height, width
+    preprocessing: str = "vgg16"  # of the maps that the head was trained on
+
+    def __post_init__(self) -> None:
         from genre_utils.backend import keras
 
-        self.arrays, self.head = arrays, head
-        self.image_shape, self.preprocessing = tuple(image_shape), preprocessing
-        trunk = build_trunk((*self.image_shape, 3), arrays)
+        head, trunk = self.head, build_trunk((*self.image_shape, 3), self.arrays)
         upper = build_head(trunk.output_shape[1:], len(head.classes_), pooling=head.pooling)
         upper.set_weights(head.weights_)
         upper.layers[-1].activation = keras.activations.linear  # softmax mixes genres
@@ -89,19 +87,11 @@ class Network:
 
 
 def grad_cam(network: Network, image: np.ndarray, genre: str) -> np.ndarray:
-    """Grad-CAM of a genre's logit.
+    """Grad-CAM of a genre's logit, [height, width]; UsageError where the head has no such genre.
 
-    Parameters
-    ----------
-    image : np.ndarray [shape=(height, width, 3)]
-        From `features.to_image`, 0..255, low frequencies first.
-    genre : str
-        It need not be the answer; UsageError for one that the head does not know.
-
-    Returns
-    -------
-    np.ndarray [shape=(height, width), dtype=float32]
-        0..1, 1 at the place that speaks most for the genre; all 0 where nothing does.
+    ``image`` [height, width, 3] is from `features.to_image`: 0..255, low frequencies first. The
+    genre need not be the answer. The map, float32, is 1 at the place that speaks most for it, and
+    all 0 where nothing does.
     """
     from genre_utils.backend import tf
 
@@ -125,19 +115,10 @@ def occlusion(
 ) -> np.ndarray:
     """Drop of a genre's log-odds when a patch of the image is its mean grey.
 
-    Not of its probability: where that is 1 to the last digit, no single patch would change it.
-
-    Parameters
-    ----------
-    image, genre
-        As for `grad_cam`.
-    patches : (rows, columns)
-        The image is cut into that many; each costs a pass of the network.
-
-    Returns
-    -------
-    np.ndarray [shape=(height, width), dtype=float32]
-        One value a patch, natural logarithm; above 0 where the patch speaks for the genre.
+    Not of its probability: where that is 1 to the last digit, no single patch would change it. The
+    image, as for `grad_cam`, is cut into ``patches`` (rows, columns), and each costs a pass of the
+    network. The map [height, width], float32, has one value a patch: a natural logarithm, above 0
+    where the patch speaks for the genre.
     """
     sides = zip(image.shape[:2], patches, strict=True)
     rows, columns = (pairwise(np.linspace(0, n, k + 1).astype(int)) for n, k in sides)
@@ -202,14 +183,9 @@ def examples(predictions: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> pd.
     """Choose clips to explain: of two genres that are confused, the surest right and wrong.
 
     ``predictions`` are rows of predictions.csv of one system with probabilities under one protocol;
-    GenreUtilsError for others.
-
-    Returns
-    -------
-    pd.DataFrame
-        pair, kind ("right", "wrong"), protocol, clip_id, fold, y_true, y_pred, confidence: four
-        rows a pair (right in each genre, wrong in each direction), fewer where no clip was
-        answered so. Of equally sure clips the first by clip_id.
+    GenreUtilsError for others. The columns are pair, kind ("right", "wrong"), protocol, clip_id,
+    fold, y_true, y_pred, confidence: four rows a pair (right in each genre, wrong in each
+    direction), fewer where no clip was answered so. Of equally sure clips the first by clip_id.
     """
     if len(predictions[["system", "protocol"]].drop_duplicates()) != 1:
         raise GenreUtilsError("examples are chosen of one system under one protocol")
@@ -236,17 +212,35 @@ def explained(
     """Explain the answers to clips chosen by `examples`, by heads that were not trained on them.
 
     These heads are trained once more, with the ``settings`` of the cross-validation (``seed`` is
-    moved on by the fold). The run has mel-spectrograms and maps of them. The result is kept.
-
-    Returns
-    -------
-    dict
-        "gradient" (`grad_cam`) and "occlusion" of each chosen clip [len(chosen), 216, t]; the
-        `randomised` maps of the first clip under their names after "sanity: ".
+    moved on by the fold). The run has mel-spectrograms and maps of them. The result is kept:
+    "gradient" (`grad_cam`) and "occlusion" of each chosen clip [len(chosen), 216, t], and the
+    `randomised` maps of the first clip under their names after "sanity: ".
     """
     clips, splits = run.usable_clips(), run.read("splits")
     folds = splits[splits["protocol"] == chosen["protocol"].iloc[0]].set_index("clip_id")["fold"]
     clips = clips.assign(fold=clips["clip_id"].map(folds))
+
+    def make() -> dict[str, np.ndarray]:
+        look, digests = run.recorded("look"), clips.set_index("clip_id")["sha256"]
+        arrays = load_weights(look["weights"]).arrays
+        mel = run.arrays("mel").load(list(digests[chosen["clip_id"]]))
+        how = {"scale": look["mel_scale"], "channels": look["channels"]}
+        maps = run.arrays("vgg-mel").rows(list(clips["sha256"]))
+        result = {"gradient": np.zeros(mel.shape, np.float32), "occlusion": np.zeros(mel.shape)}
+        for fold, rows in chosen.reset_index(drop=True).groupby("fold"):
+            train = (clips["fold"] != fold).to_numpy()
+            head = HeadClassifier(**settings | {"seed": settings["seed"] + int(fold)})
+            head.fit(maps[train], clips["genre"].to_numpy()[train])
+            network = Network(arrays, head, mel.shape[1:], look["preprocessing"])
+            for i, genre in rows["y_pred"].items():
+                image = to_image(mel[i], "mel", **how)
+                result["gradient"][i] = grad_cam(network, image, genre)
+                result["occlusion"][i] = occlusion(network, image, genre, patches)
+                if i == 0:
+                    checked = randomised(network, image, genre, settings["seed"])
+                    result |= {f"sanity: {name}": values for name, values in checked.items()}
+        return result
+
     key = {
         "chosen": chosen.drop(columns="confidence").to_numpy().tolist(),
         "clips": clips[["sha256", "genre", "fold"]].to_numpy().tolist(),
@@ -256,27 +250,4 @@ def explained(
         "code": code_digest(explained),
     }
     path = run.cache / "folds" / f"saliency-{digest(key)[:24]}.npz"
-    return remembered(path, lambda: _maps(run, clips, chosen, settings, patches))
-
-
-def _maps(
-    run: Run, clips: pd.DataFrame, chosen: pd.DataFrame, settings: dict, patches: tuple[int, int]
-) -> dict[str, np.ndarray]:
-    look, digests = run.recorded("look"), clips.set_index("clip_id")["sha256"]
-    arrays = load_weights(look["weights"]).arrays
-    mel = run.arrays("mel").load(list(digests[chosen["clip_id"]]))
-    images = [to_image(m, "mel", scale=look["mel_scale"], channels=look["channels"]) for m in mel]
-    maps = run.arrays("vgg-mel").rows(list(clips["sha256"]))
-    result = {"gradient": np.zeros(mel.shape, np.float32), "occlusion": np.zeros(mel.shape)}
-    for fold, rows in chosen.reset_index(drop=True).groupby("fold"):
-        train = (clips["fold"] != fold).to_numpy()
-        head = HeadClassifier(**settings | {"seed": settings["seed"] + int(fold)})
-        head.fit(maps[train], clips["genre"].to_numpy()[train])
-        network = Network(arrays, head, mel.shape[1:], look["preprocessing"])
-        for i, genre in rows["y_pred"].items():
-            result["gradient"][i] = grad_cam(network, images[i], genre)
-            result["occlusion"][i] = occlusion(network, images[i], genre, patches)
-            if i == 0:
-                checked = randomised(network, images[i], genre, settings["seed"])
-                result |= {f"sanity: {name}": values for name, values in checked.items()}
-    return result
+    return remembered(path, make)

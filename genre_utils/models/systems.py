@@ -14,7 +14,7 @@ from functools import partial
 from io import BytesIO
 from itertools import product
 from pathlib import Path
-from types import FunctionType, MappingProxyType
+from types import FunctionType
 from typing import Any
 
 import joblib
@@ -167,18 +167,13 @@ def _stacking(
     ``settings`` are those of every CNN.
     """
     *images, frames = fields
-    bases = [
-        (field, _cnn(field, epochs=length, **settings))
-        for field, length in zip(images, (epochs, epochs_small, epochs_small), strict=True)
-    ]
+    lengths = (epochs, epochs_small, epochs_small)
+    bases = [(f, _cnn(f, epochs=n, **settings)) for f, n in zip(images, lengths, strict=True)]
     fair = _fair_svm(frames, volume_threshold=volume_threshold, inner_seed=inner_seed)
     logs = FunctionTransformer(estimators.log_probabilities)
-    return ensemble.StackingClassifier(
-        [*bases, (frames, fair)],
-        make_pipeline(logs, LogisticRegression(max_iter=1000)),
-        cv=InnerFolds(inner_folds, inner_seed),
-        stack_method="predict_proba",
-    )
+    judge = make_pipeline(logs, LogisticRegression(max_iter=1000))
+    how = {"cv": InnerFolds(inner_folds, inner_seed), "stack_method": "predict_proba"}
+    return ensemble.StackingClassifier([*bases, (frames, fair)], judge, **how)
 
 
 def _chosen(candidates: dict[str, System], **inner: int) -> estimators.Chosen:
@@ -208,7 +203,7 @@ _FOREST = {"kind": ensemble.RandomForestClassifier, "n_estimators": 500}
 # Small and slow trees: a corpus has some hundred clips.
 _BOOSTING = {"kind": ensemble.HistGradientBoostingClassifier, "max_iter": 100}
 _BOOSTING |= {"max_leaf_nodes": 8, "min_samples_leaf": 10, "early_stopping": False}
-SYSTEMS: MappingProxyType[str, System] | dict[str, System] = {
+SYSTEMS: dict[str, System] = {
     "cnn-mel": _of(["vgg-mel"], _cnn),
     "cnn-mfcc": _of(["vgg-mfcc"], _cnn),
     "cnn-chroma": _of(["vgg-chroma"], _cnn),
@@ -250,15 +245,11 @@ def cross_validate(
     processors in one). Where ``folds`` are given, only these are tested; all clips that are not in
     a fold train for it. GenreUtilsError where a clip is not in ``splits`` or not stored.
 
-    Returns
-    -------
-    predictions : pd.DataFrame
-        system, protocol, fold, clip_id, y_true, y_pred; of a system with probabilities a column
-        ``p_<genre>`` a genre; ordered by protocol (as in ``splits``) and clip.
-        ``attrs["seconds"]`` is how long the folds took when they were made.
-    history : pd.DataFrame
-        system, protocol, fold, then epoch, loss, accuracy of the training, a row an epoch; or of
-        a system that chooses, what it chose; else empty.
+    Returns the predictions, ordered by protocol (as in ``splits``) and clip: system, protocol,
+    fold, clip_id, y_true, y_pred; of a system with probabilities a column ``p_<genre>`` a genre;
+    ``attrs["seconds"]`` is how long the folds took when they were made. With them the history:
+    system, protocol, fold, then epoch, loss, accuracy of the training, a row an epoch; or of a
+    system that chooses, what it chose; else empty.
     """
     system, y = SYSTEMS[name], clips["genre"].to_numpy()
     stores = {array: arrays(array) for array in system.arrays}
@@ -282,7 +273,7 @@ def cross_validate(
             path = root / f"{name}-{digest(key)[:24]}.npz"
             plan.append((test, {"system": name, "protocol": protocol, "fold": i}, path))
             if read_npz(path) is None:
-                todo.append((estimator, stored, y, test, group, path))
+                todo.append((estimator, stored, (y, test, group), path))
     each(_fold, todo, jobs=jobs, desc=name, unit="fold")
     tables, histories, seconds = [], [], 0.0
     for test, place, path in plan:
@@ -294,7 +285,13 @@ def cross_validate(
             proba = proba.reindex(columns=sorted(set(y)), fill_value=0.0)
             table = table.join(proba.add_prefix("p_"))
         tables.append(table)
-        histories.append(_history(result, place))
+        if "choice" in result:
+            learned = pd.DataFrame([place | json.loads(str(result["choice"]))])
+        else:
+            loss, accuracy = result.get("history", np.empty((0, 2))).T
+            columns = {"epoch": np.arange(1, len(loss) + 1), "loss": loss, "accuracy": accuracy}
+            learned = pd.DataFrame(place | columns)
+        histories.append(learned)
         seconds += float(result["seconds"])
     table = pd.concat(tables)
     by_protocol = [part.sort_values("clip_id") for _, part in table.groupby("protocol", sort=False)]
@@ -319,15 +316,10 @@ def _code(estimator: BaseEstimator) -> list[type | FunctionType]:
 
 @threadpool_limits.wrap(limits=1)  # last bits must not depend on the number of threads
 def _fold(
-    estimator: BaseEstimator,
-    stored: dict[str, Rows],
-    y: np.ndarray,
-    test: np.ndarray,
-    group: np.ndarray,
-    path: Path,
+    estimator: BaseEstimator, stored: dict[str, Rows], of_clip: tuple[np.ndarray, ...], path: Path
 ) -> None:
-    """Train for one fold, test it, and keep the answers."""
-    start = time.monotonic()
+    """Train for one fold, test it, and keep the answers; each clip has genre, test, group."""
+    start, (y, test, group) = time.monotonic(), of_clip
     train, held_out = (
         structured({name: rows[part] for name, rows in stored.items()}, group[part])
         for part in (~test, test)
@@ -344,15 +336,6 @@ def _fold(
         result["choice"] = np.array(json.dumps(last.choice_))
     result["seconds"] = np.array(time.monotonic() - start)
     write_atomic(path, lambda part: np.savez(part, **result))
-
-
-def _history(result: dict[str, np.ndarray], place: dict) -> pd.DataFrame:
-    if "choice" in result:
-        return pd.DataFrame([place | json.loads(str(result["choice"]))])
-    history = result.get("history", np.empty((0, 2)))
-    epochs = np.arange(1, len(history) + 1)
-    columns = {"epoch": epochs, "loss": history[:, 0], "accuracy": history[:, 1]}
-    return pd.DataFrame(place | columns)
 
 
 def some_artists(
