@@ -188,25 +188,19 @@ EXTRACTORS = {
 }
 
 
-def to_image(feature: np.ndarray, name: str, *, scale: str = "db", channels: str = "repeat"):  # noqa: ANN201
+def to_image(
+    feature: np.ndarray, name: str, *, scale: str = "db", channels: str = "repeat"
+) -> np.ndarray:
     """Turn one feature into the image VGG-16 sees (sections 2.2.2 and 2.3).
 
     Decibels from -80 to 0 and chroma from 0 to 1 have a fixed scale; all else lies between the
     clip's own minimum and maximum, so nothing is fitted on other clips. The paper says "3-channel"
     and no more: the grey value three times ("repeat"), or a colour map (magma).
 
-    Parameters
-    ----------
-    feature : np.ndarray [shape=(height, width)]
-        "mel" (made with ``scale``), "mfcc" or "chroma", as ``name`` says. Low frequencies (or
-        coefficients) come first; the image has them at the top as well.
-
-    Returns
-    -------
-    np.ndarray [shape=(height, width, 3), dtype=float32]
-        RGB, 0..255.
-
-    Raises UsageError for an unknown name, scale or way to channels.
+    ``feature`` [shape=(height, width)] is "mel" (made with ``scale``), "mfcc" or "chroma", as
+    ``name`` says. Low frequencies (or coefficients) come first; the image has them at the top as
+    well. Returns RGB, 0..255, shape=(height, width, 3), dtype=float32. Raises UsageError for an
+    unknown name, scale or way to channels.
     """
     if name not in paper.SHAPES:
         raise UsageError(f"no image of feature {name!r}: one of {', '.join(paper.SHAPES)}")
@@ -272,19 +266,10 @@ def stored(
 ) -> dict[str, Store]:
     """Return stores of arrays, one row a clip; the clips that one of them lacks are extracted.
 
-    Parameters
-    ----------
-    keys : dict
-        Name of each array -> the parameters it depends on, beside the extractor's code.
-    extractor : callable
-        File -> array of each name; of a module's top level (or a `partial`).
-    files, ids : sequences of the same length
-        Sound files and the digests of their bytes.
-    root : Path
-        Folder of the stores; workers write there themselves.
-    jobs, scheduler
-        As for `runtime.each`.
-
+    ``keys`` are name of each array -> the parameters it depends on, beside the extractor's code;
+    ``extractor`` (of a module's top level, or a `partial`) makes from a file the array of each
+    name. ``files`` are sound files, ``ids`` the digests of their bytes; ``root`` is the stores'
+    folder, where workers write themselves; ``jobs`` and ``scheduler`` are as for `runtime.each`.
     Raises GenreUtilsError if clips cannot be used: the line names the first, all others are stored.
     """
     code = code_digest(getattr(extractor, "func", extractor))

@@ -96,8 +96,7 @@ def load_weights(source: str = "auto") -> Weights:
     names all three ways) or the arrays are not the published ones.
     """
     if source == "random":
-        arrays = random_arrays()
-        return Weights(arrays, "random", weights_digest(arrays))
+        return _proven(random_arrays(), source)
     if source not in SOURCES:
         return _proven(read_arrays(Path(source)), Path(source).name)
     kept = cache_dir() / "weights" / "vgg16-imagenet.npz"
@@ -112,7 +111,7 @@ def load_weights(source: str = "auto") -> Weights:
             failures.append(f"{name}: {str(error).splitlines()[0][:120]}")
             continue
         weights = _proven(arrays, name)
-        _save(kept, arrays)
+        kept_file(weights, anew=True)
         return weights
     raise GenreUtilsError(
         "no ImageNet weights for VGG-16 (" + "; ".join(failures) + "). Three ways: a network that "
@@ -123,7 +122,7 @@ def load_weights(source: str = "auto") -> Weights:
 
 def _proven(arrays: Arrays, source: str) -> Weights:
     weights = Weights(arrays, source, weights_digest(arrays))
-    if weights.is_random:
+    if weights.is_random and source != "random":
         raise GenreUtilsError(
             f"weights from {source} are not VGG-16's ImageNet weights: digest "
             f"{weights.digest[:12]}..., expected {DIGEST[:12]}...; name another source"
@@ -131,19 +130,15 @@ def _proven(arrays: Arrays, source: str) -> Weights:
     return weights
 
 
-def kept_file(weights: Weights) -> Path:
+def kept_file(weights: Weights, *, anew: bool = False) -> Path:
     """Return a file of the cache with these arrays, from which any process can read them."""
     name = weights.digest[:16] if weights.is_random else "imagenet"
     path = cache_dir() / "weights" / f"vgg16-{name}.npz"
-    if not path.is_file():
-        _save(path, weights.arrays)
+    if anew or not path.is_file():
+        flat = {f"{layer}.kernel": kernel for layer, (kernel, _) in weights.arrays.items()}
+        flat |= {f"{layer}.bias": bias for layer, (_, bias) in weights.arrays.items()}
+        write_atomic(path, lambda part: np.savez(part, **flat))
     return path
-
-
-def _save(path: Path, arrays: Arrays) -> None:
-    flat = {f"{name}.kernel": kernel for name, (kernel, _) in arrays.items()}
-    flat |= {f"{name}.bias": bias for name, (_, bias) in arrays.items()}
-    write_atomic(path, lambda part: np.savez(part, **flat))
 
 
 def read_arrays(path: Path) -> Arrays:
@@ -344,25 +339,15 @@ def compute_maps(
 ) -> dict[str, Store]:
     """Run each clip once through the frozen blocks and keep its maps (transfer learning, 2.3).
 
-    Parameters
-    ----------
-    features, ids
-        Store of the feature ``name`` ("mel", "mfcc" or "chroma"), made with the same ``look``,
-        and which of its rows [height, width].
-    precision : {"auto", "float32", "bfloat16"}
-        See `trunk_precision`; what was really used is part of the stores' keys.
-    keep : sequence of {"vgg", "block4", "pooled"}
-        What to store of the pass: maps after block 5, after block 4 (to fine-tune 5), `pooled`.
-    jobs, scheduler
-        See `runtime.each`; on one machine TensorFlow uses all processors by itself.
+    ``features`` is the store of the feature ``name`` ("mel", "mfcc" or "chroma"), made with the
+    same ``look``, and ``ids`` are the rows [height, width] of it to take. ``precision`` is as for
+    `trunk_precision`; what was really used is part of the stores' keys. ``jobs`` and ``scheduler``
+    are as for `runtime.each`; on one machine TensorFlow uses all processors by itself.
 
-    Returns
-    -------
-    dict of Store
-        ``"<kept>-<name>"`` -> rows, float16: ``vgg`` [height // 32, width // 32, 512], ``block4``
-        [height // 16, width // 16, 512], ``pooled`` [d] (see `pooled_slices`).
-
-    Raises UsageError for an unknown precision or map.
+    ``keep`` names what to store of the pass: maps after block 5 ("vgg"), after block 4 ("block4",
+    to fine-tune 5), "pooled". Returns ``"<kept>-<name>"`` -> rows, float16: ``vgg``
+    [height // 32, width // 32, 512], ``block4`` [height // 16, width // 16, 512], ``pooled`` [d]
+    (see `pooled_slices`). Raises UsageError for an unknown precision or map.
     """
     unknown = [kind for kind in keep if kind not in KEEP]
     if unknown:
