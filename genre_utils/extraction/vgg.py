@@ -96,7 +96,8 @@ def load_weights(source: str = "auto") -> Weights:
     names all three ways) or the arrays are not the published ones.
     """
     if source == "random":
-        return _proven(random_arrays(), source)
+        arrays = random_arrays()
+        return Weights(arrays, source, weights_digest(arrays))
     if source not in SOURCES:
         return _proven(read_arrays(Path(source)), Path(source).name)
     kept = cache_dir() / "weights" / "vgg16-imagenet.npz"
@@ -122,7 +123,7 @@ def load_weights(source: str = "auto") -> Weights:
 
 def _proven(arrays: Arrays, source: str) -> Weights:
     weights = Weights(arrays, source, weights_digest(arrays))
-    if weights.is_random and source != "random":
+    if weights.is_random:
         raise GenreUtilsError(
             f"weights from {source} are not VGG-16's ImageNet weights: digest "
             f"{weights.digest[:12]}..., expected {DIGEST[:12]}...; name another source"
@@ -409,6 +410,5 @@ def pooled(maps: Sequence[np.ndarray]) -> np.ndarray:
 
 def pooled_slices() -> dict[str, slice]:
     """Columns of each block in ``pooled-mel``: [bands, (mean, maximum), channels], flattened."""
-    widths = [bands * 2 * channels for bands, channels in POOLS.values()]
-    ends = np.cumsum([0, *widths]).tolist()
+    ends = np.cumsum([0, *(2 * bands * channels for bands, channels in POOLS.values())]).tolist()
     return {pool: slice(*pair) for pool, pair in zip(POOLS, pairwise(ends), strict=True)}

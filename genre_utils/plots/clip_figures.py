@@ -28,7 +28,6 @@ SHARPER = 1.5  # a saved picture than one in a notebook
 FEATURES = {"mel": "Mel-spectrogram", "mfcc": "MFCC", "chroma": "Chromagram"}
 STYLE = {
     **sns.axes_style("whitegrid"),
-    "axes.axisbelow": True,
     "axes.edgecolor": "0.6",
     "axes.labelsize": 11,
     "axes.spines.right": False,
@@ -41,12 +40,9 @@ STYLE = {
     "figure.titlesize": 14,
     "figure.titleweight": "bold",
     "font.family": "DejaVu Sans",
-    "font.size": 10.5,
+    "font.size": 10.5,  # of legends and tick labels too
     "grid.color": "0.9",
-    "legend.fontsize": 10.5,
     "legend.frameon": False,
-    "xtick.labelsize": 10.5,
-    "ytick.labelsize": 10.5,
 }
 styled = mpl.rc_context(STYLE)
 
@@ -125,11 +121,9 @@ def show_feature(ax: Axes, feature: np.ndarray, name: str, **colours: object) ->
     return image
 
 
-def outer_labels(
-    fig: Figure, axes: np.ndarray, x: str = "Time (s)", y: str = "Hz (mel scale)"
-) -> None:
-    """Name the axes of a grid once, at the left and below."""
-    fig.supylabel(y, fontsize=11)
+def outer_labels(axes: np.ndarray, x: str = "Time (s)", y: str = "Hz (mel scale)") -> None:
+    """Name the axes of a grid [rows, columns] once, at the left and below."""
+    axes[0, 0].figure.supylabel(y, fontsize=11)
     for ax in axes.flat:
         ax.set_ylabel("")
     for ax in axes[-1]:
@@ -149,8 +143,7 @@ def mel_spectrograms(examples: list[tuple[str, str, np.ndarray]], note: str = ""
         box = {"facecolor": "black", "alpha": 0.55, "edgecolor": "none", "pad": 2}
         style = {"transform": ax.transAxes, "va": "top", "fontsize": 8.5, "color": "white"}
         ax.text(0.01, 0.97, shorten(clip, 48, placeholder=" …"), bbox=box, **style)
-        ax.label_outer()
-    outer_labels(fig, axes)
+    outer_labels(axes)
     bar = fig.colorbar(image, ax=axes, pad=0.015, aspect=30, ticks=MultipleLocator(20))
     bar.set_label("dB re maximum of the clip")
     return finish(fig, "Mel-spectrograms", note)
@@ -177,8 +170,9 @@ def waveform(y: np.ndarray, sr: int = paper.AUDIO["sr"], note: str = "") -> Figu
     """Draw the waveform of a clip, y [shape=(n,)], peak 1, at ``sr`` Hz."""
     fig, ax = canvas(height=2.6)
     librosa.display.waveshow(y, sr=sr, ax=ax, color=BLUE, axis="s")
-    ax.set(xlabel="Time (s)", xlim=(0, len(y) / sr))
-    ax.set(ylabel="Amplitude (peak = 1)", ylim=(-1.1, 1.1))
+    ax.set(
+        xlabel="Time (s)", ylabel="Amplitude (peak = 1)", xlim=(0, len(y) / sr), ylim=(-1.1, 1.1)
+    )
     return finish(fig, "Waveform", note)
 
 
@@ -244,9 +238,8 @@ def dense_layers(
 ) -> list[tuple[str, int, int]]:
     """Name, number of outputs and number of weights of each layer of `cnn.build_head`."""
     flat = pooling == "flatten"
-    first, second = paper.HEAD["units"]
     layers = [("Flatten" if flat else "Average", prod(map_shape) if flat else map_shape[-1], 0)]
-    for units in (first, second, n_classes):
+    for units in (*paper.HEAD["units"], n_classes):
         layers.append(("Dense", units, (layers[-1][1] + 1) * units))
         layers.append(("Dropout", units, 0))
     return layers[:-1]  # nothing is dropped behind the softmax
@@ -301,8 +294,7 @@ def architecture(
         ax.text(right + 0.12, y + height + 0.2, words, color=frame, weight="bold", ha="right")
     turn = TOP - 0.28  # the way from the upper row to the lower one
     ax.plot([right - width / 2] * 2 + [width / 2], [TOP, turn, turn], color="0.35", lw=1.4)
-    ends = (width / 2, BOTTOM + height), (width / 2, turn + 0.01)
-    ax.annotate("", *ends, arrowprops=ARROW)
+    ax.annotate("", (width / 2, BOTTOM + height), (width / 2, turn + 0.01), arrowprops=ARROW)
     ax.set(xlim=(-0.05, right + 0.15), ylim=(BOTTOM - 0.16, TOP + height + 0.36))
     ax.set_axis_off()
     return finish(fig, "The network: VGG-16's blocks and new dense layers", note)

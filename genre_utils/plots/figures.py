@@ -11,7 +11,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, PercentFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, PercentFormatter
 
 from genre_utils import paper
 from genre_utils.extraction.features import TOP_DB
@@ -180,10 +180,9 @@ def training_curves(history: pd.DataFrame, note: str = "") -> Figure:
         sns.lineplot(table, x="epoch", y=column, ax=ax, errorbar=("pi", 100), **options)
         ax.set(title=f"Training {column}", xlabel="Epoch", ylabel="")
         ax.get_legend().remove()
-    axes[0].set_yscale("log")
+    axes[0].set_yscale("log", subs=[])
     axes[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes[0].yaxis.set_major_formatter("{x:g}")
-    axes[0].yaxis.set_minor_locator(NullLocator())
     axes[1].set_ylim(0, 1.03)
     # Seaborn's single legend becomes two: colours under the figure, line styles in the panel.
     handles, names = axes[0].get_legend_handles_labels()
@@ -247,8 +246,7 @@ def accuracy_intervals(
         part = table[table["protocol"] == protocol].set_index("system").reindex(places)
         y = np.array(list(places.values())) + (i - (len(protocols) - 1) / 2) * step
         style = {"fmt": "o", "ms": 5, "elinewidth": 2, "color": PROTOCOLS[protocol]}
-        error = _error(part, column)
-        ax.errorbar(part[column], y, xerr=error, label=f"{protocol} split", **style)
+        ax.errorbar(part[column], y, xerr=_error(part, column), label=f"{protocol} split", **style)
         if "paper_accuracy" in part and part["paper_accuracy"].notna().any():
             ax.scatter(part["paper_accuracy"].astype(float), y, **MARK)
     ax.set_yticks(range(len(rows)), [heading or _label(system) for heading, system in rows])
@@ -288,7 +286,7 @@ def reliability_diagrams(before: pd.DataFrame, after: pd.DataFrame, note: str = 
         ax.set(title=_label(system), xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal")
         ax.set(xticks=np.arange(0, 1.1, 0.25), yticks=np.arange(0, 1.1, 0.25))
         ax.legend(loc="upper left", borderaxespad=0.2, handlelength=1.2)
-    outer_labels(fig, axes, "Confidence", "Accuracy")
+    outer_labels(axes, "Confidence", "Accuracy")
     return finish(fig, "Reliability: how often answers of a confidence are right", note)
 
 
@@ -333,7 +331,7 @@ def saliency(clips: list[tuple[str, np.ndarray, np.ndarray, np.ndarray]], note: 
         row[0].set_title(fill(title, 24))
         row[1].set_title("Gradient map")
         row[2].set_title(f"Occlusion, {occluded.min():+.1f} to {occluded.max():+.1f}")
-    outer_labels(fig, axes)
+    outer_labels(axes)
     return finish(fig, "What speaks for the answer (occlusion: red for, blue against)", note)
 
 
@@ -360,7 +358,7 @@ def sanity_check(
         rho = correlations[name]
         words = "map is flat" if np.isnan(rho) else f"ρ = {rho:.2f}"
         ax.set_title(f"{name}: {words}" if i else name)
-    outer_labels(fig, axes)
+    outer_labels(axes)
     return finish(fig, "Maps of random weights, ρ: rank correlation with the trained", note)
 
 
@@ -412,14 +410,13 @@ def along_song(windows: pd.DataFrame, seconds: float, note: str = "") -> Figure:
     ``windows`` has start_s and a column for each genre, a row for each window of ``seconds``; NaN
     (silence) leaves a gap.
     """
-    genres = [column for column in windows if column != "start_s"]
     starts = windows["start_s"].to_numpy()
     # A window stands for the time nearest to its middle.
     middles = starts + seconds / 2
     edges = np.r_[starts[0], (middles[:-1] + middles[1:]) / 2, starts[-1] + seconds]
     fig, ax = canvas(height=3.8)
     floor = np.zeros(len(windows))
-    for genre, look in _looks(genres).items():
+    for genre, look in _looks(windows.columns.drop("start_s")).items():
         top = floor + windows[genre].fillna(0).to_numpy()
         style = {"color": look["color"], "alpha": 0.85, "hatch": "" if look["ls"] == "-" else "//"}
         ax.stairs(top, edges, label=genre, baseline=floor, fill=True, **style)
