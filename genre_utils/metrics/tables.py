@@ -106,8 +106,11 @@ def beyond_table(
     bootstrap = {"n_resamples": n_resamples, "seed": seed}
     table = table1(predictions, clips, **bootstrap)
     table = table.drop(columns=["paper_accuracy", "paper_f_score"])
+    together: dict[tuple, list[str]] = {}  # a protocol and its folds -> systems tested in these
+    for (system, protocol), part in predictions.groupby(evaluate.KEY, sort=False):
+        together.setdefault((protocol, *sorted(part["fold"].unique())), []).append(system)
     leads = {}
-    for (protocol, folds), systems in _tested_together(predictions).items():
+    for (protocol, *folds), systems in together.items():
         part = predictions[predictions["protocol"] == protocol]
         part = part[part["system"].isin([*systems, REFERENCE]) & part["fold"].isin(folds)]
         pairs = [(system, REFERENCE) for system in systems if system != REFERENCE]
@@ -123,14 +126,6 @@ def beyond_table(
     p = table["song_lead_p"].dropna()
     table["song_lead_p"] = p.groupby(table["protocol"]).transform(intervals.holm)
     return table.round(dict.fromkeys(LEADS, 6))
-
-
-def _tested_together(predictions: pd.DataFrame) -> dict[tuple[str, tuple[int, ...]], list[str]]:
-    """Systems that were tested in the same folds of a protocol."""
-    systems: dict[tuple[str, tuple[int, ...]], list[str]] = {}
-    for (system, protocol), part in predictions.groupby(evaluate.KEY, sort=False):
-        systems.setdefault((protocol, tuple(sorted(part["fold"].unique()))), []).append(system)
-    return systems
 
 
 def beyond_markdown(

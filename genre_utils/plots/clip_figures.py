@@ -170,9 +170,8 @@ def waveform(y: np.ndarray, sr: int = paper.AUDIO["sr"], note: str = "") -> Figu
     """Draw the waveform of a clip, y [shape=(n,)], peak 1, at ``sr`` Hz."""
     fig, ax = canvas(height=2.6)
     librosa.display.waveshow(y, sr=sr, ax=ax, color=BLUE, axis="s")
-    ax.set(
-        xlabel="Time (s)", ylabel="Amplitude (peak = 1)", xlim=(0, len(y) / sr), ylim=(-1.1, 1.1)
-    )
+    ax.set(xlabel="Time (s)", xlim=(0, len(y) / sr))
+    ax.set(ylabel="Amplitude (peak = 1)", ylim=(-1.1, 1.1))
     return finish(fig, "Waveform", note)
 
 
@@ -258,15 +257,8 @@ def architecture(
     for i, ((n, channels), shape) in enumerate(zip(BLOCKS, shapes, strict=True), 1):
         blocks.append((f"Block {i}", f"{n} × conv 3×3, {channels}\nmax-pool 2×2", shape))
     layers = dense_layers(shapes[-1], n_classes, pooling)
-    dropout, l2 = f"{paper.HEAD['dropout']:g}", f"ReLU, L2 {paper.HEAD['l2']:g}"
-    texts = [
-        "" if pooling == "flatten" else "over the map",
-        l2,
-        dropout,
-        "ReLU",
-        dropout,
-        "softmax",
-    ]
+    over, dropout = "" if pooling == "flatten" else "over the map", f"{paper.HEAD['dropout']:g}"
+    texts = [over, f"ReLU, L2 {paper.HEAD['l2']:g}", dropout, "ReLU", dropout, "softmax"]
     dense = [(name, text, (n,)) for (name, n, _), text in zip(layers, texts, strict=True)]
     fig, ax = canvas(height=4.1)
     width, height = BOX

@@ -4,6 +4,7 @@ Each function takes a ``note`` ("demo corpus (synthesised)") that is printed on 
 Accuracies, shares and probabilities are 0..1; ``_lo`` and ``_hi`` are ends of 95 % intervals.
 """
 
+from itertools import cycle
 from textwrap import fill
 
 import numpy as np
@@ -44,17 +45,13 @@ def _label(system: str) -> str:
 
 def _named(table: pd.DataFrame) -> pd.DataFrame:
     """Return the table with systems and protocols as a reader names them."""
-    systems = table["system"].map(_label)
-    return table.assign(system=systems, protocol=table["protocol"] + " split")
+    return table.assign(system=table["system"].map(_label), protocol=table["protocol"] + " split")
 
 
 def _looks(names: pd.Series | list[str]) -> dict[str, dict]:
     """Colour and line style of each name."""
-    n = len(COLOURS)
-    return {
-        name: {"color": COLOURS[i % n], "ls": LINES[i // n % len(LINES)]}
-        for i, name in enumerate(dict.fromkeys(names))
-    }
+    looks = cycle({"color": colour, "ls": line} for line in LINES for colour in COLOURS)
+    return dict(zip(dict.fromkeys(names), looks, strict=False))
 
 
 def _error(table: pd.DataFrame, column: str = "accuracy") -> np.ndarray:
@@ -76,8 +73,7 @@ def clips_per_genre(clips: pd.DataFrame, note: str = "") -> Figure:
     if not used.all():
         bars.set_label("left out")
         axes[0].legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderaxespad=0.1)
-    pairs = zip(counts[True], counts[False], strict=True)
-    numbers = [f"{good} + {bad}" if bad else str(good) for good, bad in pairs]
+    numbers = [f"{good} + {bad}" if bad else str(good) for good, bad in counts.to_numpy()]
     axes[0].bar_label(bars, numbers, padding=3)
     axes[1].bar_label(axes[1].barh(artists.index, artists, color=ORANGE), padding=3)
     for ax, title in zip(axes, ("Clips", "Artists"), strict=True):
