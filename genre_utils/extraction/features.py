@@ -37,11 +37,11 @@ CHOICES = {
 Extractor = Callable[[Path], dict[str, np.ndarray]]
 
 
-def check_choice(name: str, value: str) -> None:
-    """Raise UsageError if ``value`` is none of the `CHOICES` of ``name``."""
-    if value not in CHOICES[name]:
-        what, known = name.replace("_", " "), ", ".join(CHOICES[name])
-        raise UsageError(f"unknown {what} {value!r}: one of {known}")
+def check_choice(name: str, value: str, known: Sequence[str] = ()) -> None:
+    """Raise UsageError if ``value`` is none of ``known``, by default the `CHOICES` of ``name``."""
+    known = known or CHOICES[name]
+    if value not in known:
+        raise UsageError(f"unknown {name.replace('_', ' ')} {value!r}: one of {', '.join(known)}")
 
 
 @dataclass(frozen=True)

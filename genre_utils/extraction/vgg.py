@@ -23,7 +23,7 @@ import pooch
 
 from genre_utils.data import audio
 from genre_utils.extraction.features import DEFAULT, Look, check_choice, mel_spectrogram, to_image
-from genre_utils.runtime import GenreUtilsError, UsageError, each
+from genre_utils.runtime import GenreUtilsError, each
 from genre_utils.store import Store, cache_dir, code_digest, digest, remembered, write_atomic
 
 if TYPE_CHECKING:  # TensorFlow starts only where a network is built
@@ -252,8 +252,7 @@ def trunk_precision(weights: Weights, precision: str = "auto") -> Decision:
     and maps of synthetic sounds agree with float32's: their smallest cosine similarity is at least
     `COSINE`, computed once and kept in the cache. Raises UsageError for other names.
     """
-    if precision not in PRECISIONS:
-        raise UsageError(f"unknown precision {precision!r}: one of {', '.join(PRECISIONS)}")
+    check_choice("precision", precision, PRECISIONS)
     if precision != "auto":
         return Decision(precision)
     flags = processor_flags()
@@ -348,9 +347,8 @@ def compute_maps(
     [height // 32, width // 32, 512], ``block4`` [height // 16, width // 16, 512], ``pooled`` [d]
     (see `pooled_slices`). Raises UsageError for an unknown precision or map.
     """
-    unknown = [kind for kind in keep if kind not in KEEP]
-    if unknown:
-        raise UsageError(f"unknown keep {unknown[0]!r}: one of {', '.join(KEEP)}")
+    for kind in keep:
+        check_choice("keep", kind, KEEP)
     precision = trunk_precision(weights, precision).precision
     key = {"features": features.folder.name, "weights": weights.digest, "precision": precision}
     key |= {"channels": look.channels, "preprocessing": look.preprocessing}

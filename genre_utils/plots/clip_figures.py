@@ -90,19 +90,18 @@ def save(fig: Figure, path: str | Path) -> None:
     plt.close(fig)
 
 
-IMAGE = {"aspect": "auto", "origin": "lower", "interpolation": "nearest"}
 PARAMETERS = {"mel": paper.MEL, "mfcc": paper.MFCC, "chroma": paper.CHROMA}
 
 
 def show_feature(ax: Axes, feature: np.ndarray, name: str, **colours: object) -> AxesImage:
     """Draw a feature [height, t], low frequencies first, over seconds and its own vertical axis.
 
-    ``name`` is mel, mfcc or chroma; ``colours`` (cmap, vmin, vmax) are as for ``ax.imshow``.
+    ``name`` is mel, mfcc or chroma; ``colours`` (cmap, vmin, vmax, alpha) are as for ``ax.imshow``.
     """
     height, width = feature.shape
     seconds = width * PARAMETERS[name]["hop_length"] / paper.AUDIO["sr"]
-    options = {**IMAGE, "extent": (0, seconds, 0, height), "cmap": "magma"}
-    image = ax.imshow(feature, **options | colours)
+    options = {"aspect": "auto", "origin": "lower", "interpolation": "nearest", "cmap": "magma"}
+    image = ax.imshow(feature, extent=(0, seconds, 0, height), **options | colours)
     if name == "mel":
         hz = np.array([0, 500, 1000, 2000, 4000, 8000])
         top = librosa.hz_to_mel(paper.MEL["fmax"])

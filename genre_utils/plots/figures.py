@@ -20,7 +20,6 @@ from genre_utils.metrics import confidence
 from genre_utils.plots.clip_figures import (
     BLUE,
     GREEN,
-    IMAGE,
     ORANGE,
     PURPLE,
     canvas,
@@ -277,8 +276,9 @@ def reliability_diagrams(before: pd.DataFrame, after: pd.DataFrame, note: str = 
             error = confidence.expected_calibration_error(bins)
             points, label = (bins["confidence"], bins["accuracy"]), f"{word}: error {error:.3f}"
             ax.plot(*points, color=colour, lw=1.2, alpha=0.8, label=label)
-            size = 120 * np.sqrt(bins["n"] / bins["n"].sum())
-            ax.scatter(*points, size, color=colour, alpha=0.7, lw=0)
+            ax.scatter(
+                *points, 120 * np.sqrt(bins["n"] / bins["n"].sum()), color=colour, alpha=0.7, lw=0
+            )
         ax.set(title=_label(system), xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal")
         ax.set(xticks=np.arange(0, 1.1, 0.25), yticks=np.arange(0, 1.1, 0.25))
         ax.legend(loc="upper left", borderaxespad=0.2, handlelength=1.2)
@@ -321,9 +321,9 @@ def saliency(clips: list[tuple[str, np.ndarray, np.ndarray, np.ndarray]], note: 
     for row, (title, mel, gradient, occluded) in zip(axes, clips, strict=True):
         for ax, colours in zip(row, ("magma", "gray", "gray"), strict=True):
             show_feature(ax, mel, "mel", vmin=-TOP_DB, vmax=0, cmap=colours)
-        _overlay(row[1], gradient, "inferno", (0, 1))
+        _overlay(row[1], gradient, "inferno", 0, 1)
         far = max(np.abs(occluded).max(), 1e-6)
-        _overlay(row[2], occluded, "RdBu_r", (-far, far))
+        _overlay(row[2], occluded, "RdBu_r", -far, far)
         row[0].set_title(fill(title, 24))
         row[1].set_title("Gradient map")
         row[2].set_title(f"Occlusion, {occluded.min():+.1f} to {occluded.max():+.1f}")
@@ -331,11 +331,10 @@ def saliency(clips: list[tuple[str, np.ndarray, np.ndarray, np.ndarray]], note: 
     return finish(fig, "What speaks for the answer (occlusion: red for, blue against)", note)
 
 
-def _overlay(ax: Axes, values: np.ndarray, colours: str, limits: tuple[float, float]) -> None:
-    """Lay a map over a picture, the more opaque the larger its values are."""
-    opacity = np.clip(0.75 * np.abs(values) / max(np.abs(limits)), 0, 1)
-    scale = {"cmap": colours, "vmin": limits[0], "vmax": limits[1]}
-    ax.imshow(values, extent=ax.images[0].get_extent(), alpha=opacity, **IMAGE, **scale)
+def _overlay(ax: Axes, values: np.ndarray, cmap: str, low: float, high: float) -> None:
+    """Lay a map over a mel-spectrogram, the more opaque the farther its values are from 0."""
+    opacity = np.clip(0.75 * np.abs(values) / high, 0, 1)
+    show_feature(ax, values, "mel", cmap=cmap, vmin=low, vmax=high, alpha=opacity)
 
 
 @styled
@@ -350,7 +349,7 @@ def sanity_check(
     fig, axes = panels(len(maps), -(-len(maps) // 2), 0.6, 2.5, dpi=COARSE)
     for i, (ax, (name, values)) in enumerate(zip(axes.flat, maps.items(), strict=False)):
         show_feature(ax, mel, "mel", vmin=-TOP_DB, vmax=0, cmap="gray")
-        _overlay(ax, values, "inferno", (0, 1))
+        _overlay(ax, values, "inferno", 0, 1)
         rho = correlations[name]
         words = "map is flat" if np.isnan(rho) else f"ρ = {rho:.2f}"
         ax.set_title(f"{name}: {words}" if i else name)
