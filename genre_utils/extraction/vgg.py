@@ -110,7 +110,7 @@ def load_weights(source: str = "auto") -> Weights:
             failures.append(f"{name}: {str(error).splitlines()[0][:120]}")
             continue
         weights = _proven(arrays, name)
-        kept_file(weights, anew=True)
+        kept_file(weights, anew=True)  # also over a damaged one
         return weights
     raise GenreUtilsError(
         "no ImageNet weights for VGG-16 (" + "; ".join(failures) + "). Three ways: a network that "
