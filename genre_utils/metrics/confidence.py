@@ -58,20 +58,10 @@ def reliability(
 ) -> pd.DataFrame:
     """Compare confidence and accuracy, bin by bin.
 
-    Parameters
-    ----------
-    confidence : np.ndarray [shape=(n,)]
-        Probability of each answer.
-    right : np.ndarray [shape=(n,), dtype=bool]
-    n_bins : int
-    adaptive : bool
-        Bins of as many clips each (equal confidences stay together) instead of equal width.
-
-    Returns
-    -------
-    pd.DataFrame
-        low, high (edges; a bin holds low < confidence <= high), n, confidence (mean), accuracy; a
-        row for each bin with clips in it.
+    ``confidence`` is the probability of each answer, ``right`` whether it is right (bool), each
+    shape=(n,). With ``adaptive`` bins have as many clips each (equal confidences stay together)
+    instead of equal width. Returns a row for each bin with clips in it: low, high (edges; a bin
+    holds low < confidence <= high), n, confidence (mean), accuracy.
     """
     steps = np.linspace(0, 1, n_bins + 1)
     edges = np.unique(np.quantile(confidence, steps)) if adaptive else steps
@@ -98,12 +88,9 @@ def _with_probabilities(predictions: pd.DataFrame) -> pd.DataFrame:
 def calibration_table(predictions: pd.DataFrame) -> pd.DataFrame:
     """Measure every system's probabilities.
 
-    Returns
-    -------
-    pd.DataFrame
-        system, protocol, n_clips, accuracy, confidence (mean of the answers' probabilities), ece
-        (15 bins of equal width), ece_adaptive (15 of as many clips), brier (sum over the genres,
-        0..2), log_loss (natural logarithm).
+    Returns system, protocol, n_clips, accuracy, confidence (mean of the answers' probabilities),
+    ece (15 bins of equal width), ece_adaptive (15 of as many clips), brier (sum over the genres,
+    0..2), log_loss (natural logarithm).
     """
     rows = []
     for (system, protocol), part in _with_probabilities(predictions).groupby(KEY, sort=False):
@@ -146,27 +133,15 @@ def coverage_curve(
 ) -> pd.DataFrame:
     """Accuracy on the most confident clips, with intervals by artists.
 
-    Every resample of the artists chooses its own threshold for the coverage asked for.
-
-    Parameters
-    ----------
-    predictions : pd.DataFrame
-        Rows of predictions.csv; systems without probabilities take no part.
-    clips : pd.DataFrame
-        The clip table (artists are what the bootstrap draws).
-    coverages : sequence of float
-        Shares of the clips to be answered at least, over 0 to 1.
-
-    Returns
-    -------
-    pd.DataFrame
-        system, protocol, coverage (asked for), answered (share; more where clips are equally
-        confident), threshold (clips at or above it are answered), accuracy, accuracy_lo,
-        accuracy_hi (95 %).
+    ``clips`` is the clip table (artists are what the bootstrap draws), ``coverages`` are shares of
+    the clips to be answered at least, over 0 to 1 (UsageError for others). Every resample of the
+    artists chooses its own threshold for them. Returns system, protocol, coverage (asked for),
+    answered (share; more where clips are equally confident), threshold (clips at or above it are
+    answered), accuracy, accuracy_lo, accuracy_hi (95 %).
     """
     if not all(0 < share <= 1 for share in coverages):
         raise UsageError("coverages are shares of the clips: over 0, up to 1")
-    clusters, tables = intervals.artist_clusters(clips), []
+    clusters, rows = intervals.artist_clusters(clips), []
     for (system, protocol), part in _with_probabilities(predictions).groupby(KEY, sort=False):
         confidence, right = confidences(part)
         order = np.argsort(-confidence, kind="stable")
@@ -181,19 +156,11 @@ def coverage_curve(
         resampled = np.vstack([_accuracies(confidence, right, w, coverages) for w in parts])
         pairs = zip(resampled.T, accuracy, strict=True)
         ends = np.array([intervals.percentile(values, estimate=e) for values, e in pairs])
-        columns = {
-            "system": system,
-            "protocol": protocol,
-            "coverage": coverages,
-            "answered": answered[places] / answered[-1],
-            "threshold": confidence[last][places],
-            "accuracy": accuracy,
-            "accuracy_lo": ends[:, 0],
-            "accuracy_hi": ends[:, 1],
-        }
-        tables.append(pd.DataFrame(columns).round(6))
-    names = [*KEY, "coverage", "answered", "threshold", "accuracy", "accuracy_lo", "accuracy_hi"]
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=names)
+        shares, thresholds = answered[places] / answered[-1], confidence[last][places]
+        points = np.column_stack([coverages, shares, thresholds, accuracy, ends])
+        rows += [(system, protocol, *point) for point in points.round(6)]
+    names = ["coverage", "answered", "threshold", "accuracy", "accuracy_lo", "accuracy_hi"]
+    return pd.DataFrame(rows, columns=[*KEY, *names])
 
 
 def _accuracies(

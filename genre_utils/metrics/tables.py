@@ -9,13 +9,8 @@ import pandas as pd
 from genre_utils import paper
 from genre_utils.metrics import evaluate, intervals
 
-SONG = {
-    "accuracy": "song_accuracy",
-    "accuracy_lo": "song_accuracy_lo",
-    "accuracy_hi": "song_accuracy_hi",
-    "f_score": "song_f_score",
-    "n_clips": "n_songs",
-}
+SONG = {name: f"song_{name}" for name in ("accuracy", "accuracy_lo", "accuracy_hi", "f_score")}
+SONG |= {"n_clips": "n_songs"}
 REFERENCE = next(iter(paper.TABLE1))  # cnn-mel
 LEADS = ["lead", "lead_lo", "lead_hi", "song_lead", "song_lead_lo", "song_lead_hi", "song_lead_p"]
 
@@ -47,19 +42,10 @@ def table1(
 ) -> pd.DataFrame:
     """Compute Table 1 for clips and for songs, each with 95 % intervals over artists.
 
-    Parameters
-    ----------
-    predictions : pd.DataFrame
-        Rows of predictions.csv.
-    clips : pd.DataFrame
-        The clip table (artists are what the bootstrap draws, tracks are what votes).
-
-    Returns
-    -------
-    pd.DataFrame
-        The columns of `evaluate.score_table`, then accuracy_lo, accuracy_hi, f_score_lo,
-        f_score_hi, n_artists, then song_accuracy, song_accuracy_lo, song_accuracy_hi,
-        song_f_score, n_songs.
+    ``predictions`` are rows of predictions.csv; of the clip table ``clips`` artists are what the
+    bootstrap draws, tracks are what votes. Returns the columns of `evaluate.score_table`, then
+    accuracy_lo, accuracy_hi, f_score_lo, f_score_hi, n_artists, then song_accuracy,
+    song_accuracy_lo, song_accuracy_hi, song_f_score, n_songs.
     """
     bootstrap = {"f_average": f_average, "n_resamples": n_resamples, "seed": seed}
     songs = evaluate.song_level(predictions, clips).assign(fold=0)
@@ -80,9 +66,9 @@ def markdown(table: pd.DataFrame, title: str, note: str = "") -> str:
     rows = [
         {
             **_names(row),
-            "accuracy (95 %)": _interval(row.accuracy, row.accuracy_lo, row.accuracy_hi),
+            "accuracy (95 %)": _interval(row, "accuracy"),
             "F-score": f"{row.f_score:.2f}",
-            **_by_song(row),
+            "by song (95 %)": _interval(row, "song_accuracy"),
             "the paper": "" if np.isnan(row.paper_accuracy) else f"{row.paper_accuracy:.2f}",
         }
         for row in table.itertuples()
@@ -97,12 +83,8 @@ def _names(row: tuple) -> dict[str, str]:
     return {"system": paper.LABELS.get(row.system, row.system), "protocol": row.protocol}
 
 
-def _by_song(row: tuple) -> dict[str, str]:
-    figures = row.song_accuracy, row.song_accuracy_lo, row.song_accuracy_hi
-    return {"by song (95 %)": _interval(*figures)}
-
-
-def _interval(value: float, low: float, high: float) -> str:
+def _interval(row: tuple, name: str) -> str:
+    value, low, high = (getattr(row, f"{name}{end}") for end in ("", "_lo", "_hi"))
     return f"{value:.2f} ({low:.2f}–{high:.2f})"
 
 
@@ -115,28 +97,20 @@ def beyond_table(
 ) -> pd.DataFrame:
     """Table 1's numbers for any systems, and their lead over ``cnn-mel``.
 
-    A system that was tested in some folds only is compared with ``cnn-mel`` in these.
-
-    Parameters
-    ----------
-    predictions : pd.DataFrame
-        Rows of predictions.csv, those of ``cnn-mel`` among them under each protocol.
-    clips : pd.DataFrame
-        The clip table.
-
-    Returns
-    -------
-    pd.DataFrame
-        `table1`'s columns without the paper's, then lead, lead_lo, lead_hi (difference of
-        the accuracies of clips, 95 % by artists), song_lead, song_lead_lo, song_lead_hi (of
-        songs), song_lead_p (two-sided, by artists, after Holm within the protocol); the leads of
-        ``cnn-mel`` itself are NaN.
+    A system that was tested in some folds only is compared with ``cnn-mel`` in these, so
+    ``predictions`` have rows of ``cnn-mel`` under each protocol. Returns `table1`'s columns without
+    the paper's, then lead, lead_lo, lead_hi (difference of the accuracies of clips, 95 % by
+    artists), song_lead, song_lead_lo, song_lead_hi (of songs), song_lead_p (two-sided, by artists,
+    after Holm within the protocol); the leads of ``cnn-mel`` itself are NaN.
     """
     bootstrap = {"n_resamples": n_resamples, "seed": seed}
     table = table1(predictions, clips, **bootstrap)
     table = table.drop(columns=["paper_accuracy", "paper_f_score"])
+    together: dict[tuple, list[str]] = {}  # a protocol and its folds -> systems tested in these
+    for (system, protocol), part in predictions.groupby(evaluate.KEY, sort=False):
+        together.setdefault((protocol, *sorted(part["fold"].unique())), []).append(system)
     leads = {}
-    for (protocol, folds), systems in _tested_together(predictions).items():
+    for (protocol, *folds), systems in together.items():
         part = predictions[predictions["protocol"] == protocol]
         part = part[part["system"].isin([*systems, REFERENCE]) & part["fold"].isin(folds)]
         pairs = [(system, REFERENCE) for system in systems if system != REFERENCE]
@@ -154,27 +128,13 @@ def beyond_table(
     return table.round(dict.fromkeys(LEADS, 6))
 
 
-def _tested_together(predictions: pd.DataFrame) -> dict[tuple[str, tuple[int, ...]], list[str]]:
-    """Systems that were tested in the same folds of a protocol."""
-    systems: dict[tuple[str, tuple[int, ...]], list[str]] = {}
-    for (system, protocol), part in predictions.groupby(evaluate.KEY, sort=False):
-        systems.setdefault((protocol, tuple(sorted(part["fold"].unique()))), []).append(system)
-    return systems
-
-
 def beyond_markdown(
     table: pd.DataFrame, title: str, seconds: dict[str, float], note: str = ""
 ) -> str:
     """Write the table of `beyond_table` for people, in Markdown.
 
-    Parameters
-    ----------
-    table : pd.DataFrame
-        From `beyond_table`.
-    title, note : str
-        What data it is, and what must be said of it.
-    seconds : dict
-        How long training and testing took, by system.
+    ``title`` and ``note`` are as for `page`; ``seconds`` is how long training and testing took, by
+    system.
     """
     rows = []
     for row in table.itertuples():
@@ -186,8 +146,8 @@ def beyond_markdown(
             {
                 **_names(row),
                 "folds": str(row.n_folds),
-                "accuracy (95 %)": _interval(row.accuracy, row.accuracy_lo, row.accuracy_hi),
-                **_by_song(row),
+                "accuracy (95 %)": _interval(row, "accuracy"),
+                "by song (95 %)": _interval(row, "song_accuracy"),
                 "F by song": f"{row.song_f_score:.2f}",
                 "lead over CNN+Mel by song (95 %)": lead,
                 "p (Holm)": p,
@@ -212,21 +172,12 @@ def learning_curve(
     of a bootstrap over test artists. Which training artists are left out, and the seeds, are chance
     as well and not in them; several draws make it smaller.
 
-    Parameters
-    ----------
-    predictions : pd.DataFrame
-        From `systems.with_fewer_artists`, of several systems.
-    clips : pd.DataFrame
-        The clip table.
-
-    Returns
-    -------
-    pd.DataFrame
-        system, train_size, n_artists (mean over folds and draws), accuracy, accuracy_lo,
-        accuracy_hi (by song, mean over draws, 95 %), lowest, highest (of the single draws), lead,
-        lead_lo, lead_hi (over the first system with as many artists); the same in all rows of a
-        system: gain, gain_lo, gain_hi (of the line for twice as many artists), twice, twice_lo,
-        twice_hi (the line's accuracy at twice the artists of the largest part; not measured).
+    ``predictions`` are from `systems.with_fewer_artists`, of several systems. Returns system,
+    train_size, n_artists (mean over folds and draws), accuracy, accuracy_lo, accuracy_hi (by song,
+    mean over draws, 95 %), lowest, highest (of the single draws), lead, lead_lo, lead_hi (over the
+    first system with as many artists); the same in all rows of a system: gain, gain_lo, gain_hi (of
+    the line for twice as many artists), twice, twice_lo, twice_hi (the line's accuracy at twice the
+    artists of the largest part; not measured).
     """
     tables, first = [], None
     for _, part in predictions.groupby("system", sort=False):

@@ -28,7 +28,6 @@ SHARPER = 1.5  # a saved picture than one in a notebook
 FEATURES = {"mel": "Mel-spectrogram", "mfcc": "MFCC", "chroma": "Chromagram"}
 STYLE = {
     **sns.axes_style("whitegrid"),
-    "axes.axisbelow": True,
     "axes.edgecolor": "0.6",
     "axes.labelsize": 11,
     "axes.spines.right": False,
@@ -41,12 +40,9 @@ STYLE = {
     "figure.titlesize": 14,
     "figure.titleweight": "bold",
     "font.family": "DejaVu Sans",
-    "font.size": 10.5,
+    "font.size": 10.5,  # of legends and tick labels too
     "grid.color": "0.9",
-    "legend.fontsize": 10.5,
     "legend.frameon": False,
-    "xtick.labelsize": 10.5,
-    "ytick.labelsize": 10.5,
 }
 styled = mpl.rc_context(STYLE)
 
@@ -94,19 +90,18 @@ def save(fig: Figure, path: str | Path) -> None:
     plt.close(fig)
 
 
-IMAGE = {"aspect": "auto", "origin": "lower", "interpolation": "nearest"}
 PARAMETERS = {"mel": paper.MEL, "mfcc": paper.MFCC, "chroma": paper.CHROMA}
 
 
 def show_feature(ax: Axes, feature: np.ndarray, name: str, **colours: object) -> AxesImage:
     """Draw a feature [height, t], low frequencies first, over seconds and its own vertical axis.
 
-    ``name`` is mel, mfcc or chroma; ``colours`` (cmap, vmin, vmax) are as for ``ax.imshow``.
+    ``name`` is mel, mfcc or chroma; ``colours`` (cmap, vmin, vmax, alpha) are as for ``ax.imshow``.
     """
     height, width = feature.shape
     seconds = width * PARAMETERS[name]["hop_length"] / paper.AUDIO["sr"]
-    options = {**IMAGE, "extent": (0, seconds, 0, height), "cmap": "magma"}
-    image = ax.imshow(feature, **options | colours)
+    options = {"aspect": "auto", "origin": "lower", "interpolation": "nearest", "cmap": "magma"}
+    image = ax.imshow(feature, extent=(0, seconds, 0, height), **options | colours)
     if name == "mel":
         hz = np.array([0, 500, 1000, 2000, 4000, 8000])
         top = librosa.hz_to_mel(paper.MEL["fmax"])
@@ -125,11 +120,9 @@ def show_feature(ax: Axes, feature: np.ndarray, name: str, **colours: object) ->
     return image
 
 
-def outer_labels(
-    fig: Figure, axes: np.ndarray, x: str = "Time (s)", y: str = "Hz (mel scale)"
-) -> None:
-    """Name the axes of a grid once, at the left and below."""
-    fig.supylabel(y, fontsize=11)
+def outer_labels(axes: np.ndarray, x: str = "Time (s)", y: str = "Hz (mel scale)") -> None:
+    """Name the axes of a grid [rows, columns] once, at the left and below."""
+    axes[0, 0].figure.supylabel(y, fontsize=11)
     for ax in axes.flat:
         ax.set_ylabel("")
     for ax in axes[-1]:
@@ -149,8 +142,7 @@ def mel_spectrograms(examples: list[tuple[str, str, np.ndarray]], note: str = ""
         box = {"facecolor": "black", "alpha": 0.55, "edgecolor": "none", "pad": 2}
         style = {"transform": ax.transAxes, "va": "top", "fontsize": 8.5, "color": "white"}
         ax.text(0.01, 0.97, shorten(clip, 48, placeholder=" …"), bbox=box, **style)
-        ax.label_outer()
-    outer_labels(fig, axes)
+    outer_labels(axes)
     bar = fig.colorbar(image, ax=axes, pad=0.015, aspect=30, ticks=MultipleLocator(20))
     bar.set_label("dB re maximum of the clip")
     return finish(fig, "Mel-spectrograms", note)
@@ -244,9 +236,8 @@ def dense_layers(
 ) -> list[tuple[str, int, int]]:
     """Name, number of outputs and number of weights of each layer of `cnn.build_head`."""
     flat = pooling == "flatten"
-    first, second = paper.HEAD["units"]
     layers = [("Flatten" if flat else "Average", prod(map_shape) if flat else map_shape[-1], 0)]
-    for units in (first, second, n_classes):
+    for units in (*paper.HEAD["units"], n_classes):
         layers.append(("Dense", units, (layers[-1][1] + 1) * units))
         layers.append(("Dropout", units, 0))
     return layers[:-1]  # nothing is dropped behind the softmax
@@ -265,15 +256,8 @@ def architecture(
     for i, ((n, channels), shape) in enumerate(zip(BLOCKS, shapes, strict=True), 1):
         blocks.append((f"Block {i}", f"{n} × conv 3×3, {channels}\nmax-pool 2×2", shape))
     layers = dense_layers(shapes[-1], n_classes, pooling)
-    dropout, l2 = f"{paper.HEAD['dropout']:g}", f"ReLU, L2 {paper.HEAD['l2']:g}"
-    texts = [
-        "" if pooling == "flatten" else "over the map",
-        l2,
-        dropout,
-        "ReLU",
-        dropout,
-        "softmax",
-    ]
+    over, dropout = "" if pooling == "flatten" else "over the map", f"{paper.HEAD['dropout']:g}"
+    texts = [over, f"ReLU, L2 {paper.HEAD['l2']:g}", dropout, "ReLU", dropout, "softmax"]
     dense = [(name, text, (n,)) for (name, n, _), text in zip(layers, texts, strict=True)]
     fig, ax = canvas(height=4.1)
     width, height = BOX
@@ -301,8 +285,7 @@ def architecture(
         ax.text(right + 0.12, y + height + 0.2, words, color=frame, weight="bold", ha="right")
     turn = TOP - 0.28  # the way from the upper row to the lower one
     ax.plot([right - width / 2] * 2 + [width / 2], [TOP, turn, turn], color="0.35", lw=1.4)
-    ends = (width / 2, BOTTOM + height), (width / 2, turn + 0.01)
-    ax.annotate("", *ends, arrowprops=ARROW)
+    ax.annotate("", (width / 2, BOTTOM + height), (width / 2, turn + 0.01), arrowprops=ARROW)
     ax.set(xlim=(-0.05, right + 0.15), ylim=(BOTTOM - 0.16, TOP + height + 0.36))
     ax.set_axis_off()
     return finish(fig, "The network: VGG-16's blocks and new dense layers", note)

@@ -4,6 +4,7 @@ Each function takes a ``note`` ("demo corpus (synthesised)") that is printed on 
 Accuracies, shares and probabilities are 0..1; ``_lo`` and ``_hi`` are ends of 95 % intervals.
 """
 
+from itertools import cycle
 from textwrap import fill
 
 import numpy as np
@@ -11,7 +12,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, PercentFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, PercentFormatter
 
 from genre_utils import paper
 from genre_utils.extraction.features import TOP_DB
@@ -19,7 +20,6 @@ from genre_utils.metrics import confidence
 from genre_utils.plots.clip_figures import (
     BLUE,
     GREEN,
-    IMAGE,
     ORANGE,
     PURPLE,
     canvas,
@@ -44,17 +44,13 @@ def _label(system: str) -> str:
 
 def _named(table: pd.DataFrame) -> pd.DataFrame:
     """Return the table with systems and protocols as a reader names them."""
-    systems = table["system"].map(_label)
-    return table.assign(system=systems, protocol=table["protocol"] + " split")
+    return table.assign(system=table["system"].map(_label), protocol=table["protocol"] + " split")
 
 
 def _looks(names: pd.Series | list[str]) -> dict[str, dict]:
     """Colour and line style of each name."""
-    n = len(COLOURS)
-    return {
-        name: {"color": COLOURS[i % n], "ls": LINES[i // n % len(LINES)]}
-        for i, name in enumerate(dict.fromkeys(names))
-    }
+    looks = cycle({"color": colour, "ls": line} for line in LINES for colour in COLOURS)
+    return dict(zip(dict.fromkeys(names), looks, strict=False))
 
 
 def _error(table: pd.DataFrame, column: str = "accuracy") -> np.ndarray:
@@ -76,8 +72,7 @@ def clips_per_genre(clips: pd.DataFrame, note: str = "") -> Figure:
     if not used.all():
         bars.set_label("left out")
         axes[0].legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderaxespad=0.1)
-    pairs = zip(counts[True], counts[False], strict=True)
-    numbers = [f"{good} + {bad}" if bad else str(good) for good, bad in pairs]
+    numbers = [f"{good} + {bad}" if bad else str(good) for good, bad in counts.to_numpy()]
     axes[0].bar_label(bars, numbers, padding=3)
     axes[1].bar_label(axes[1].barh(artists.index, artists, color=ORANGE), padding=3)
     for ax, title in zip(axes, ("Clips", "Artists"), strict=True):
@@ -180,10 +175,9 @@ def training_curves(history: pd.DataFrame, note: str = "") -> Figure:
         sns.lineplot(table, x="epoch", y=column, ax=ax, errorbar=("pi", 100), **options)
         ax.set(title=f"Training {column}", xlabel="Epoch", ylabel="")
         ax.get_legend().remove()
-    axes[0].set_yscale("log")
+    axes[0].set_yscale("log", subs=[])
     axes[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes[0].yaxis.set_major_formatter("{x:g}")
-    axes[0].yaxis.set_minor_locator(NullLocator())
     axes[1].set_ylim(0, 1.03)
     # Seaborn's single legend becomes two: colours under the figure, line styles in the panel.
     handles, names = axes[0].get_legend_handles_labels()
@@ -247,8 +241,7 @@ def accuracy_intervals(
         part = table[table["protocol"] == protocol].set_index("system").reindex(places)
         y = np.array(list(places.values())) + (i - (len(protocols) - 1) / 2) * step
         style = {"fmt": "o", "ms": 5, "elinewidth": 2, "color": PROTOCOLS[protocol]}
-        error = _error(part, column)
-        ax.errorbar(part[column], y, xerr=error, label=f"{protocol} split", **style)
+        ax.errorbar(part[column], y, xerr=_error(part, column), label=f"{protocol} split", **style)
         if "paper_accuracy" in part and part["paper_accuracy"].notna().any():
             ax.scatter(part["paper_accuracy"].astype(float), y, **MARK)
     ax.set_yticks(range(len(rows)), [heading or _label(system) for heading, system in rows])
@@ -283,12 +276,13 @@ def reliability_diagrams(before: pd.DataFrame, after: pd.DataFrame, note: str = 
             error = confidence.expected_calibration_error(bins)
             points, label = (bins["confidence"], bins["accuracy"]), f"{word}: error {error:.3f}"
             ax.plot(*points, color=colour, lw=1.2, alpha=0.8, label=label)
-            size = 120 * np.sqrt(bins["n"] / bins["n"].sum())
-            ax.scatter(*points, size, color=colour, alpha=0.7, lw=0)
+            ax.scatter(
+                *points, 120 * np.sqrt(bins["n"] / bins["n"].sum()), color=colour, alpha=0.7, lw=0
+            )
         ax.set(title=_label(system), xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal")
         ax.set(xticks=np.arange(0, 1.1, 0.25), yticks=np.arange(0, 1.1, 0.25))
         ax.legend(loc="upper left", borderaxespad=0.2, handlelength=1.2)
-    outer_labels(fig, axes, "Confidence", "Accuracy")
+    outer_labels(axes, "Confidence", "Accuracy")
     return finish(fig, "Reliability: how often answers of a confidence are right", note)
 
 
@@ -327,21 +321,20 @@ def saliency(clips: list[tuple[str, np.ndarray, np.ndarray, np.ndarray]], note: 
     for row, (title, mel, gradient, occluded) in zip(axes, clips, strict=True):
         for ax, colours in zip(row, ("magma", "gray", "gray"), strict=True):
             show_feature(ax, mel, "mel", vmin=-TOP_DB, vmax=0, cmap=colours)
-        _overlay(row[1], gradient, "inferno", (0, 1))
+        _overlay(row[1], gradient, "inferno", 0, 1)
         far = max(np.abs(occluded).max(), 1e-6)
-        _overlay(row[2], occluded, "RdBu_r", (-far, far))
+        _overlay(row[2], occluded, "RdBu_r", -far, far)
         row[0].set_title(fill(title, 24))
         row[1].set_title("Gradient map")
         row[2].set_title(f"Occlusion, {occluded.min():+.1f} to {occluded.max():+.1f}")
-    outer_labels(fig, axes)
+    outer_labels(axes)
     return finish(fig, "What speaks for the answer (occlusion: red for, blue against)", note)
 
 
-def _overlay(ax: Axes, values: np.ndarray, colours: str, limits: tuple[float, float]) -> None:
-    """Lay a map over a picture, the more opaque the larger its values are."""
-    opacity = np.clip(0.75 * np.abs(values) / max(np.abs(limits)), 0, 1)
-    scale = {"cmap": colours, "vmin": limits[0], "vmax": limits[1]}
-    ax.imshow(values, extent=ax.images[0].get_extent(), alpha=opacity, **IMAGE, **scale)
+def _overlay(ax: Axes, values: np.ndarray, cmap: str, low: float, high: float) -> None:
+    """Lay a map over a mel-spectrogram, the more opaque the farther its values are from 0."""
+    opacity = np.clip(0.75 * np.abs(values) / high, 0, 1)
+    show_feature(ax, values, "mel", cmap=cmap, vmin=low, vmax=high, alpha=opacity)
 
 
 @styled
@@ -356,11 +349,11 @@ def sanity_check(
     fig, axes = panels(len(maps), -(-len(maps) // 2), 0.6, 2.5, dpi=COARSE)
     for i, (ax, (name, values)) in enumerate(zip(axes.flat, maps.items(), strict=False)):
         show_feature(ax, mel, "mel", vmin=-TOP_DB, vmax=0, cmap="gray")
-        _overlay(ax, values, "inferno", (0, 1))
+        _overlay(ax, values, "inferno", 0, 1)
         rho = correlations[name]
         words = "map is flat" if np.isnan(rho) else f"ρ = {rho:.2f}"
         ax.set_title(f"{name}: {words}" if i else name)
-    outer_labels(fig, axes)
+    outer_labels(axes)
     return finish(fig, "Maps of random weights, ρ: rank correlation with the trained", note)
 
 
@@ -412,14 +405,13 @@ def along_song(windows: pd.DataFrame, seconds: float, note: str = "") -> Figure:
     ``windows`` has start_s and a column for each genre, a row for each window of ``seconds``; NaN
     (silence) leaves a gap.
     """
-    genres = [column for column in windows if column != "start_s"]
     starts = windows["start_s"].to_numpy()
     # A window stands for the time nearest to its middle.
     middles = starts + seconds / 2
     edges = np.r_[starts[0], (middles[:-1] + middles[1:]) / 2, starts[-1] + seconds]
     fig, ax = canvas(height=3.8)
     floor = np.zeros(len(windows))
-    for genre, look in _looks(genres).items():
+    for genre, look in _looks(windows.columns.drop("start_s")).items():
         top = floor + windows[genre].fillna(0).to_numpy()
         style = {"color": look["color"], "alpha": 0.85, "hatch": "" if look["ls"] == "-" else "//"}
         ax.stairs(top, edges, label=genre, baseline=floor, fill=True, **style)
