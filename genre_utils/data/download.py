@@ -117,7 +117,14 @@ def download(release: Release, folder: Path, mirror: str = "") -> Iterator[str]:
             failure = error
             yield f"catalogue: {error}"
     if not complete:
-        archive = _archive(release.parts, folder, mirror)
+        archive = folder / Path(release.parts[0].name).stem
+        if len(release.parts) == 1:
+            archive = fetch(release.parts[0], folder, mirror)
+        elif not archive.is_file():  # joined when the checksum of each piece is right
+            paths = [fetch(part, folder, mirror) for part in release.parts]
+            write_atomic(archive, partial(_copy, [partial(path.open, "rb") for path in paths]))
+            for path in paths:
+                path.unlink()
         yield f"{archive.name}: there, checksum right"
         unpack(archive, folder, cap=release.cap)
         archive.unlink()
@@ -127,10 +134,7 @@ def download(release: Release, folder: Path, mirror: str = "") -> Iterator[str]:
 
 
 def fetch(
-    remote: Remote,
-    folder: Path,
-    mirror: str = "",
-    check: Callable[[Path], object] = lambda folder: None,
+    remote: Remote, folder: Path, mirror: str = "", check: Callable[[Path], object] | None = None
 ) -> Path:
     """Put a file into ``folder``, unless it is there with the right checksum, and return its path.
 
@@ -149,7 +153,8 @@ def fetch(
         known = f"md5:{remote.md5}" if remote.md5 else None
         try:
             path = Path(pooch.retrieve(url, known, remote.name, folder, downloader=get))
-            check(folder)
+            if check:
+                check(folder)
             return path
         except GenreUtilsError as error:
             failures.append(f"{url}: {error}")
@@ -202,19 +207,6 @@ def _catalogue(release: Release, folder: Path, mirror: str) -> str:
             path.replace(folder / remote.name)
             return release.check(folder)
     raise GenreUtilsError("; ".join(failures))
-
-
-def _archive(parts: tuple[Remote, ...], folder: Path, mirror: str) -> Path:
-    """Fetch the audio's archive; pieces are joined when the checksum of each is right."""
-    if len(parts) == 1:
-        return fetch(parts[0], folder, mirror)
-    archive = folder / Path(parts[0].name).stem
-    if not archive.is_file():
-        paths = [fetch(part, folder, mirror) for part in parts]
-        write_atomic(archive, partial(_copy, [partial(path.open, "rb") for path in paths]))
-        for path in paths:
-            path.unlink()
-    return archive
 
 
 def unpack(archive: Path, folder: Path, *, cap: int) -> None:
