@@ -316,12 +316,7 @@ def _tune(rest: float, rng: np.random.Generator) -> list[int | None]:
 CLIP_S = 29
 SLOT_S = 31  # each clip lies somewhere in its own stretch of the track
 ALBUMS = 2
-SIZE = {
-    "genres": tuple(GENRES),
-    "artists_per_genre": 5,
-    "tracks_per_artist": 3,
-    "clips_per_track": 2,
-}
+SIZE = dict(genres=tuple(GENRES), artists_per_genre=5, tracks_per_artist=3, clips_per_track=2)
 
 
 def load(folder: str | Path) -> pd.DataFrame:
@@ -343,7 +338,15 @@ def make_corpus(
     that render at once. ``size`` are values other than those of `SIZE`; UsageError where one is
     not possible. GenreUtilsError: the folder cannot be written, or holds something else.
     """
-    folder, size = Path(folder), _checked(SIZE | size)
+    folder, size = Path(folder), SIZE | size
+    unknown = [*(size.keys() - SIZE.keys()), *(set(size["genres"]) - GENRES.keys())]
+    if unknown:
+        raise UsageError(f"demo corpus: unknown {unknown[0]!r}; sizes are {', '.join(SIZE)}")
+    most = min(len(GENRES[genre]["artists"]) for genre in GENRES)
+    for name, limit in (("artists_per_genre", most), ("tracks_per_artist", 99)):
+        if not 1 <= size[name] <= limit:
+            raise UsageError(f"demo corpus: {name}={size[name]}; choose 1 to {limit}")
+    size["genres"] = list(size["genres"])
     tracks = [
         (artist, number, _rows(artist, number, size))
         for genre in size["genres"]
@@ -410,17 +413,6 @@ def mix_down(y: np.ndarray, artist: Artist, number: int) -> np.ndarray:
     y = ceiling * np.tanh(y / ceiling)
     level = artist.seeded("level").uniform(0.5, 0.97)
     return (level * y / np.abs(y).max()).astype(np.float32)
-
-
-def _checked(size: dict) -> dict:
-    unknown = [*(size.keys() - SIZE.keys()), *(set(size["genres"]) - GENRES.keys())]
-    if unknown:
-        raise UsageError(f"demo corpus: unknown {unknown[0]!r}; sizes are {', '.join(SIZE)}")
-    most = min(len(GENRES[genre]["artists"]) for genre in GENRES)
-    for name, limit in (("artists_per_genre", most), ("tracks_per_artist", 99)):
-        if not 1 <= size[name] <= limit:
-            raise UsageError(f"demo corpus: {name}={size[name]}; choose 1 to {limit}")
-    return size | {"genres": list(size["genres"])}
 
 
 def _prepare(folder: Path, key: dict) -> None:

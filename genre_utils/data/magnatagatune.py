@@ -23,6 +23,7 @@ from genre_utils.runtime import GenreUtilsError, UsageError
 CLIP_INFO = "clip_info_final.csv"
 CATALOGUES = ("sqlite_normalized.db", "sqlite_normalized.db.gz", "song_info.csv")
 CATALOGUE_CAP = 256 * 2**20  # bytes, unpacked; the true one has some ten million
+TABLE_CAP = 64 * 2**20  # bytes of a table or a packed catalogue
 MULTI_GENRE = ("first", "single")
 HOW_TO_GET = "`python -m genre_utils datasets download magnatagatune` fetches it"
 INFO_COLUMNS = ("clip_id", "title", "artist", "album", "url", "segmentStart", "mp3_path")
@@ -36,6 +37,7 @@ CITY = (
     "http://mi.soi.city.ac.uk/datasets/magnatagatune/",
 )
 HUGGING_FACE = "https://huggingface.co/datasets/confit/magnatagatune/resolve/main/"
+INFO_URLS = tuple(base + CLIP_INFO for base in (*CITY, HUGGING_FACE))
 MAGNATUNE = "http://he3.magnatune.com/info/"  # plain HTTP only: what comes is capped and checked
 
 
@@ -205,14 +207,7 @@ DATASET = Dataset(
         "le_petit_rien_xiveme_ordre_couperin-88-117.mp3",
     ),
     release=Release(
-        tables=(
-            Remote(
-                CLIP_INFO,
-                tuple(base + CLIP_INFO for base in (*CITY, HUGGING_FACE)),
-                cap=64 * 2**20,
-                md5="03ef3cb8ddcfe53fdcdb8e0cda005be2",
-            ),
-        ),
+        tables=(Remote(CLIP_INFO, INFO_URLS, TABLE_CAP, "03ef3cb8ddcfe53fdcdb8e0cda005be2"),),
         parts=(
             _part(1, 0, 1_100_000_000, "179c91c8c2a6e9b3da3d4e69d306fd3b"),
             _part(2, 1_100_000_000, 1_100_000_000, "acf8265ff2e35c6ff22210e46457a824"),
@@ -221,9 +216,7 @@ DATASET = Dataset(
         audio="*.mp3",
         n_audio=25_863,
         cap=4 * 10**9,
-        catalogue=tuple(
-            Remote(name, (MAGNATUNE + name,), cap=64 * 2**20) for name in CATALOGUES[1:]
-        ),
+        catalogue=tuple(Remote(name, (MAGNATUNE + name,), TABLE_CAP) for name in CATALOGUES[1:]),
         check=lambda folder: album_genres(folder)[1],
     ),
 )
