@@ -18,6 +18,8 @@ from genre_utils import paper
 from genre_utils.runtime import GenreUtilsError, UsageError
 
 SAMPLE_RATE = 16000
+HOP = 10.0  # seconds from window to window
+PIECE = 30  # seconds decoded at a time
 SOUND = (".aif", ".aiff", ".au", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".wav")
 
 
@@ -138,10 +140,6 @@ def check(path: str | Path) -> tuple[float, str]:
     except ValueError as error:
         return len(y) / SAMPLE_RATE, str(error)
     return len(y) / SAMPLE_RATE, "ok"
-
-
-HOP = 10.0  # seconds from window to window
-PIECE = 30  # seconds decoded at a time
 
 
 def sound_files(places: Iterable[str | Path]) -> dict[Path, str]:

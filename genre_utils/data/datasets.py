@@ -27,7 +27,7 @@ from genre_utils.store import cache_dir, code_digest, file_digest, write_json
 LABELS = ("genre", "artist", "album", "track")
 COLUMNS = ("clip_id", "path", "dataset", *LABELS, "start_s", "duration_s", "status")
 PLAIN = {"start_s": float("nan"), "status": "ok"}  # where in a track a file begins is not known
-# The last name that a file has is taken; a wav file has those of ID3 itself.
+# Of a field's names the last that a file has is taken; a wav file has those of ID3 itself.
 TAGS = {"artist": ("TPE1", "artist"), "album": ("TALB", "album"), "track": ("TIT2", "title")}
 OUTSIDE = "path leaves the data folder"
 SEPARATOR = "\x1f"  # between names that are joined; pandas would drop a NUL
@@ -137,7 +137,7 @@ def _tags(path: Path, name: str) -> dict[str, str]:
         tags = getattr(mutagen.File(path, easy=True), "tags", None) or {}
     for field, keys in TAGS.items():
         for key in keys:
-            with suppress(KeyError, IndexError, TypeError, ValueError):  # it differs by format
+            with suppress(KeyError, IndexError, TypeError, ValueError):  # differs by format
                 found[field] = " ".join(str(tags[key][0]).split())
     return found | {"track": found["track"] or name}
 
@@ -430,7 +430,8 @@ def validate(name: str, data_dir: str | Path | None = None, *, jobs: int = 1) ->
     """Decode every file of a data set, whatever its label, and compare the tables' checksums.
 
     JSON-able: ``clips`` is the number of rows; each of `FAULTS` has its files and the reason, and
-    so has ``known_bad``, files that are faulty in the release itself; ``ok``: no other fault.
+    so has ``known_bad``, files that are faulty in the release itself; ``notes`` name tables of
+    another version; ``ok``: no other fault.
     """
     dataset, folder, clips, _ = read_table(name, data_dir, jobs=jobs)
     faults: dict[str, dict[str, str]] = {kind: {} for kind in (*FAULTS, "known_bad")}

@@ -33,6 +33,13 @@ from genre_utils.store import code_digest, digest, write_atomic, write_json, wri
 
 RULES = yaml.safe_load(Path(__file__).with_name("demo_genres.yml").read_text(encoding="utf-8"))
 GENRES = RULES["genres"]
+SIZE = dict(genres=tuple(GENRES), artists_per_genre=5, tracks_per_artist=3, clips_per_track=2)
+ALBUMS = 2
+CLIP_S = 29
+SLOT_S = 31  # each clip lies somewhere in its own stretch of the track
+FORM = "AABA"
+SECTION_S = 12.0  # shortest section in seconds
+PHRASE = 4  # bars after which a tune starts again
 FAVOURITES = 2  # options of each list that an artist uses
 LIKELIER = 1.7
 BORROWS = 0.35  # chance that an artist has one instrument of a neighbouring genre
@@ -200,11 +207,6 @@ def semitones(scale: list[int], degree: int) -> int:
     return scale[degree % len(scale)] + 12 * (degree // len(scale))
 
 
-FORM = "AABA"
-SECTION_S = 12.0  # shortest section in seconds
-PHRASE = 4  # bars after which a tune starts again
-
-
 def compose(track: Track, length: float) -> pretty_midi.PrettyMIDI:
     """Write the notes of at least ``length`` seconds, an instrument for each role that plays."""
     rng = track.artist.seeded("notes", track.number)
@@ -311,12 +313,6 @@ def _tune(rest: float, rng: np.random.Generator) -> list[int | None]:
     walk = np.cumsum(rng.choice(RULES["tune_moves"], 24)) % 24
     silent = rng.random(len(walk)) < rest
     return [None if q else int(min(d, 24 - d)) - 3 for d, q in zip(walk, silent, strict=True)]
-
-
-CLIP_S = 29
-SLOT_S = 31  # each clip lies somewhere in its own stretch of the track
-ALBUMS = 2
-SIZE = dict(genres=tuple(GENRES), artists_per_genre=5, tracks_per_artist=3, clips_per_track=2)
 
 
 def load(folder: str | Path) -> pd.DataFrame:
