@@ -18,6 +18,8 @@ from genre_utils import paper
 from genre_utils.runtime import GenreUtilsError, UsageError
 
 SAMPLE_RATE = 16000
+HOP = 10.0  # seconds from window to window
+PIECE = 30  # seconds decoded at a time
 SOUND = (".aif", ".aiff", ".au", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".wav")
 
 
@@ -54,26 +56,12 @@ def _mono(path: Path, y: np.ndarray) -> np.ndarray:
     return y.mean(axis=1, dtype=np.float64).astype(np.float32)
 
 
-def decode(path: str | Path, sr: int = SAMPLE_RATE, duration: float | None = None) -> np.ndarray:
-    """Read a file as one channel: channels averaged, then resampled (soxr).
+def decode(path: str | Path, duration: float | None = None) -> np.ndarray:
+    """Read a file as one channel at 16 kHz, float32 [n]: channels averaged, then resampled (soxr).
 
-    Parameters
-    ----------
-    path : str or Path
-        Anything libsndfile decodes: wav, flac, ogg, mp3, au, aiff and others.
-    sr : int
-        Sampling rate of the result in Hz.
-    duration : float, optional
-        Seconds needed; what lies behind is neither decoded nor checked. Without it: all.
-
-    Returns
-    -------
-    np.ndarray [shape=(n,), dtype=float32]
-
-    Raises
-    ------
-    AudioError
-        The file is missing, empty, unreadable, not audio, or holds values that are not finite.
+    libsndfile decodes it: wav, flac, ogg, mp3, au, aiff and others. What lies behind ``duration``
+    seconds is neither decoded nor checked. AudioError: the file is missing, empty, unreadable, not
+    audio, or holds values that are not finite.
     """
     path = Path(path)
     with _reasons(path):
@@ -82,21 +70,20 @@ def decode(path: str | Path, sr: int = SAMPLE_RATE, duration: float | None = Non
             raise AudioError(path, "empty file")
         # From memory: by the content alone, whatever the name's extension says.
         with soundfile.SoundFile(io.BytesIO(content)) as file:
-            ahead = 0 if file.samplerate == sr else 1  # s; the resampling filter looks ahead
+            ahead = file.samplerate != SAMPLE_RATE  # 1 s: the resampling filter looks ahead
             frames = -1 if duration is None else round((duration + ahead) * file.samplerate)
             y = file.read(frames, dtype="float32", always_2d=True)
     if not len(y):
         raise AudioError(path, "cannot be decoded: no samples in it")
     y = _mono(path, y)
-    if file.samplerate != sr:
-        y = librosa.resample(y, orig_sr=file.samplerate, target_sr=sr)
-    return y if duration is None else y[: round(duration * sr)]
+    if file.samplerate != SAMPLE_RATE:
+        y = librosa.resample(y, orig_sr=file.samplerate, target_sr=SAMPLE_RATE)
+    return y if duration is None else y[: round(duration * SAMPLE_RATE)]
 
 
 def cut(
     y: np.ndarray,
     *,
-    sr: int = SAMPLE_RATE,
     offset: float = 0.0,
     duration: float = 20.0,
     fill: str = "repeat",
@@ -107,19 +94,15 @@ def cut(
     The paper does not say which 20 s; the default is the first. A shorter clip is repeated
     (``fill="repeat"``, our reading of "concatenate") or followed by silence (``"zeros"``).
 
-    ``y`` is [shape=(n,)] at ``sr`` Hz; the result [shape=(duration * sr,), dtype=float32].
-
-    Raises
-    ------
-    ValueError
-        Less than ``min_duration`` (s) is left, or silence; the text is the reason.
-    UsageError
-        An unknown ``fill``.
+    ``y`` is [n] at 16 kHz, the result float32 [duration * 16000]. ValueError: less than
+    ``min_duration`` (s) is left, or silence; the text is the reason. UsageError: unknown ``fill``.
     """
-    n, y = round(duration * sr), y[round(offset * sr) :]
-    if len(y) < min_duration * sr:
+    n, y = round(duration * SAMPLE_RATE), y[round(offset * SAMPLE_RATE) :]
+    if len(y) < min_duration * SAMPLE_RATE:
         after = f" after {offset:g} s" if offset else ""
-        raise ValueError(f"too short: {len(y) / sr:.1f} s{after}, {min_duration:g} s needed")
+        raise ValueError(
+            f"too short: {len(y) / SAMPLE_RATE:.1f} s{after}, {min_duration:g} s needed"
+        )
     if fill == "repeat":
         y = np.resize(y, n) if len(y) < n else y[:n]
     elif fill == "zeros":
@@ -146,29 +129,17 @@ def load_clip(
         raise AudioError(path, str(error)) from None
 
 
-def check(path: str | Path, min_duration: float = 1.0) -> tuple[float, str]:
-    """Tell whether a file can be used.
-
-    Returns
-    -------
-    duration_s : float
-        Seconds that could be decoded; NaN when nothing could.
-    status : str
-        ``"ok"``, or the reason for refusing the file.
-    """
+def check(path: str | Path) -> tuple[float, str]:
+    """Tell whether a file can be used: the seconds decoded (NaN: none), and "ok" or why not."""
     try:
         y = decode(path)
     except AudioError as error:
         return float("nan"), error.reason
     try:
-        cut(y, min_duration=min_duration)
+        cut(y)
     except ValueError as error:
         return len(y) / SAMPLE_RATE, str(error)
     return len(y) / SAMPLE_RATE, "ok"
-
-
-HOP = 10.0  # seconds from window to window
-PIECE = 30  # seconds decoded at a time
 
 
 def sound_files(places: Iterable[str | Path]) -> dict[Path, str]:
@@ -205,25 +176,15 @@ def _below(folder: Path) -> dict[Path, str]:
     return dict.fromkeys(sorted(files), "") | closed
 
 
-def windows(path: str | Path, *, hop: float = HOP) -> Iterator[tuple[float, np.ndarray]]:
+def windows(path: str | Path) -> Iterator[tuple[float, np.ndarray]]:
     """Cut a file into windows as long as the training clips, with about a minute in memory.
 
-    Windows start every ``hop`` seconds; one more ends with the file, so that all of it is heard.
-    A file that is shorter than a window is one window.
-
-    Yields
-    ------
-    start : float
-        In seconds.
-    y : np.ndarray [dtype=float32]
-        One channel at 16 kHz, not scaled, of 20 s or (a shorter file) less.
-
-    Raises
-    ------
-    AudioError
-        As `decode`, also in the middle of the file.
+    Windows start every `HOP` seconds; one more ends with the file, so that all of it is heard.
+    A file that is shorter than a window is one window. Yields each window's start (s) and sound:
+    one channel at 16 kHz, not scaled, float32, of 20 s or (a shorter file) less. AudioError as
+    from `decode`, also in the middle of the file.
     """
-    size, step = round(paper.AUDIO["duration"] * SAMPLE_RATE), round(hop * SAMPLE_RATE)
+    size, step = round(paper.AUDIO["duration"] * SAMPLE_RATE), round(HOP * SAMPLE_RATE)
     kept, start = np.empty(0, np.float32), 0  # start: of what is kept; kept: what is still needed
     following = 0  # start of the next window
     for part in _pieces(Path(path)):

@@ -27,6 +27,8 @@ from genre_utils.store import cache_dir, code_digest, file_digest, write_json
 LABELS = ("genre", "artist", "album", "track")
 COLUMNS = ("clip_id", "path", "dataset", *LABELS, "start_s", "duration_s", "status")
 PLAIN = {"start_s": float("nan"), "status": "ok"}  # where in a track a file begins is not known
+# Of a field's names the last that a file has is taken; a wav file has those of ID3 itself.
+TAGS = {"artist": ("TPE1", "artist"), "album": ("TALB", "album"), "track": ("TIT2", "title")}
 OUTSIDE = "path leaves the data folder"
 SEPARATOR = "\x1f"  # between names that are joined; pandas would drop a NUL
 SAVE_EVERY = 1000  # checked files between two writes of the kept results
@@ -55,6 +57,11 @@ DEMO = Dataset(
 
 GTZAN_GENRES = ("blues", "classical", "country", "disco", "hiphop")
 GTZAN_GENRES += ("jazz", "metal", "pop", "reggae", "rock")
+GTZAN_URLS = (
+    "http://opihi.cs.uvic.ca/sound/genres.tar.gz",
+    "https://huggingface.co/datasets/marsyas/gtzan/resolve/main/data/genres.tar.gz",
+)
+GTZAN_AUDIO = Remote("genres.tar.gz", GTZAN_URLS, 1_300_000_000, "5b3d6dddb579ab49814ab86dba69e7c7")
 
 
 def load_gtzan(folder: Path) -> tuple[pd.DataFrame, dict]:
@@ -97,22 +104,7 @@ GTZAN = Dataset(
     needs="a folder: genres/<genre>/<genre>.<number>.au or .wav; no artists known",
     load=load_gtzan,
     known_bad=("jazz.00054.au", "jazz.00054.wav"),  # by copy of the release
-    release=Release(
-        parts=(
-            Remote(
-                "genres.tar.gz",
-                (
-                    "http://opihi.cs.uvic.ca/sound/genres.tar.gz",
-                    "https://huggingface.co/datasets/marsyas/gtzan/resolve/main/data/genres.tar.gz",
-                ),
-                cap=1_300_000_000,
-                md5="5b3d6dddb579ab49814ab86dba69e7c7",
-            ),
-        ),
-        audio="*.au",
-        n_audio=1000,
-        cap=2 * 10**9,
-    ),
+    release=Release((GTZAN_AUDIO,), audio="*.au", n_audio=1000, cap=2 * 10**9),
 )
 
 
@@ -140,20 +132,14 @@ def load_folder(folder: Path) -> tuple[pd.DataFrame, dict]:
 
 def _tags(path: Path, name: str) -> dict[str, str]:
     """Artist, album and track of a file; a file whose tags cannot be read has none."""
-    try:
+    tags, found = {}, dict.fromkeys(TAGS, "")
+    with suppress(mutagen.MutagenError, OSError):
         tags = getattr(mutagen.File(path, easy=True), "tags", None) or {}
-    except (mutagen.MutagenError, OSError):
-        tags = {}
-    # a wav file has the names of ID3 itself
-    artist, album = _tag(tags, "artist", "TPE1"), _tag(tags, "album", "TALB")
-    return {"artist": artist, "album": album, "track": _tag(tags, "title", "TIT2") or name}
-
-
-def _tag(tags: dict, *keys: str) -> str:
-    for key in keys:  # what is raised differs by format
-        with suppress(KeyError, IndexError, TypeError, ValueError):
-            return " ".join(str(tags[key][0]).split())
-    return ""
+    for field, keys in TAGS.items():
+        for key in keys:
+            with suppress(KeyError, IndexError, TypeError, ValueError):  # differs by format
+                found[field] = " ".join(str(tags[key][0]).split())
+    return found | {"track": found["track"] or name}
 
 
 def load_csv(folder: Path, *, manifest: str = "") -> tuple[pd.DataFrame, dict]:
@@ -291,43 +277,23 @@ def load_clips(
     data_dir: str | Path | None = None,
     *,
     jobs: int = 1,
-    max_per_genre: int | None = None,
+    max_per_genre: int = 0,
     seed: int = 0,
     **options: object,
 ) -> tuple[pd.DataFrame, dict]:
     """Read a data set and check the audio of each clip that is to be used.
 
-    Parameters
-    ----------
-    name : str
-        Key of `DATASETS`.
-    data_dir : str or Path, optional
-        See `data_folder`.
-    jobs : int
-        Files checked at a time.
-    max_per_genre : int, optional
-        Use at most so many clips of each genre (549: the authors' poster), chosen by `spread`
-        with ``seed``; None or 0: all. A genre that has fewer keeps what it has, and is reported.
-    **options
-        The data set's own (`Dataset.options`).
+    ``data_dir`` is as in `data_folder`, ``jobs`` files are checked at a time, ``options`` are the
+    data set's own (`Dataset.options`). At most ``max_per_genre`` clips of each genre are used (549:
+    the authors' poster; 0: all), chosen by `spread` with ``seed``; a genre that has fewer
+    keeps what it has, and is reported.
 
-    Returns
-    -------
-    clips : pd.DataFrame
-        Columns `COLUMNS`, sorted by clip_id; ``duration_s`` is what could be decoded, in seconds,
-        and NaN where nothing was.
-    report : dict
-        JSON-able: the loader's own counts, and what became of the rows.
-
-    Raises
-    ------
-    UsageError
-        Unknown name or option, or a value that makes no sense.
-    GenreUtilsError
-        Files are missing or damaged, or no clip can be used.
+    Returns the clips, with the columns `COLUMNS` and sorted by clip_id (``duration_s`` is what
+    could be decoded, NaN where nothing was), and JSON-able counts: the loader's own, and what
+    became of the rows. UsageError: an unknown name or option, or a value that makes no sense.
+    GenreUtilsError: files are missing or damaged, or no clip can be used.
     """
-    max_per_genre = max_per_genre or None
-    if (max_per_genre or 0) < 0:
+    if max_per_genre < 0:
         raise UsageError(f"max_per_genre={max_per_genre}: at least 1, or 0 for all clips")
     dataset, folder, clips, loaded = read_table(name, data_dir, jobs=jobs, **options)
     audio_refused = check_audio(clips, folder, most=max_per_genre, seed=seed, jobs=jobs)
@@ -336,23 +302,24 @@ def load_clips(
             f"{folder}: none of {len(clips)} clips can be used"
             + (f"; first: {clips['path'].iloc[0]}: {clips['status'].iloc[0]}" if len(clips) else "")
         )
-    ok, refused = clips[clips["status"] == "ok"], clips[clips["status"] != "ok"]
-    sizes = _sizes(ok)
+    refused = clips.loc[clips["status"] != "ok", "status"]
+    sizes = _sizes(clips)
     return clips, {
         "dataset": name,
         "synthetic": dataset.synthetic,
         **loaded,
-        "clips_ok": len(ok),
-        "clips_refused": refused["status"].value_counts().to_dict(),
+        "clips_ok": len(clips) - len(refused),
+        "clips_refused": refused.value_counts().to_dict(),
         "genres": sizes.to_dict("index"),
-        "max_per_genre": max_per_genre,
-        "genres_under_max": sizes.loc[sizes["clips"] < (max_per_genre or 0), "clips"].to_dict(),
+        "max_per_genre": max_per_genre or None,
+        "genres_under_max": sizes.loc[sizes["clips"] < max_per_genre, "clips"].to_dict(),
         "audio_refused": audio_refused,
     }
 
 
-def _sizes(ok: pd.DataFrame) -> pd.DataFrame:
-    """Clips and known artists of each genre."""
+def _sizes(clips: pd.DataFrame) -> pd.DataFrame:
+    """Usable clips and known artists of each genre."""
+    ok = clips[clips["status"] == "ok"]
     known = ok.assign(artist=ok["artist"].where(ok["artist"] != ""))
     return known.groupby("genre").agg(clips=("genre", "size"), artists=("artist", "nunique"))
 
@@ -376,17 +343,17 @@ def spread(clips: pd.DataFrame, seed: int = 0) -> pd.Series:
 
 
 def check_audio(
-    clips: pd.DataFrame, folder: Path, *, most: int | None = None, seed: int = 0, jobs: int = 1
+    clips: pd.DataFrame, folder: Path, *, most: int = 0, seed: int = 0, jobs: int = 1
 ) -> dict[str, str]:
     """Check the files of rows that are "ok", ``most`` a genre; a refused one gives way to the next.
 
     Changes ``clips`` in place and returns the refused files' reasons by path.
     """
-    order = clips.index if most is None else spread(clips, seed).sort_values(kind="stable").index
+    order = spread(clips, seed).sort_values(kind="stable").index if most else clips.index
     checked = clips.index[:0]
     while True:
         usable = clips.loc[order].query("status == 'ok'")
-        chosen = usable.groupby("genre").head(len(clips) if most is None else most)
+        chosen = usable.groupby("genre").head(most or len(clips))
         todo = chosen.index.difference(checked)
         if todo.empty:
             break
@@ -408,10 +375,10 @@ def check_files(paths: Sequence[Path], jobs: int) -> list[tuple[float, str]]:
         kept = {key: (float(duration), str(status)) for key, (duration, status) in content.items()}
     digests = _digests(paths, jobs, _digest_or_nothing)
     new = {key: path for key, path in zip(digests, paths, strict=True) if key and key not in kept}
-    for start in range(0, len(new), SAVE_EVERY):
-        part = dict(list(new.items())[start : start + SAVE_EVERY])
+    todo = list(new)
+    for part in (todo[i : i + SAVE_EVERY] for i in range(0, len(todo), SAVE_EVERY)):
         # In processes: decoding redirects descriptor 2, which all threads of a process share.
-        tasks = [(path,) for path in part.values()]
+        tasks = [(new[key],) for key in part]
         results = each(audio.check, tasks, jobs=jobs, desc="audio check", unit="file")
         kept |= dict(zip(part, results, strict=True))
         write_json(store, kept)
@@ -445,7 +412,7 @@ def leave_out_small_genres(clips: pd.DataFrame, n_folds: int, min_artists: int) 
     A genre needs at least ``n_folds`` usable clips and ``min_artists`` artists. Where no artist
     at all is known (GTZAN), artists are not asked for: artist-wise folds are then impossible.
     """
-    sizes = _sizes(clips[clips["status"] == "ok"])
+    sizes = _sizes(clips)
     if not sizes["artists"].any():
         min_artists = 0
     reasons = {}
@@ -462,16 +429,12 @@ def leave_out_small_genres(clips: pd.DataFrame, n_folds: int, min_artists: int) 
 def validate(name: str, data_dir: str | Path | None = None, *, jobs: int = 1) -> dict:
     """Decode every file of a data set, whatever its label, and compare the tables' checksums.
 
-    Returns
-    -------
-    dict
-        JSON-able. ``clips``: number of rows; for each of `FAULTS` the files and the reason;
-        ``known_bad``: files that are faulty in the release itself; ``notes``; ``ok``: no other
-        fault.
+    JSON-able: ``clips`` is the number of rows; each of `FAULTS` has its files and the reason, and
+    so has ``known_bad``, files that are faulty in the release itself; ``notes`` name tables of
+    another version; ``ok``: no other fault.
     """
     dataset, folder, clips, _ = read_table(name, data_dir, jobs=jobs)
-    faults: dict[str, dict[str, str]] = {kind: {} for kind in FAULTS}
-    known_bad = {}
+    faults: dict[str, dict[str, str]] = {kind: {} for kind in (*FAULTS, "known_bad")}
     inside = clips["status"] != OUTSIDE
     faults["outside"] = dict.fromkeys(clips.loc[~inside, "path"], OUTSIDE)
     paths = clips.loc[inside, "path"].tolist()
@@ -480,29 +443,28 @@ def validate(name: str, data_dir: str | Path | None = None, *, jobs: int = 1) ->
         if status == "ok":
             continue
         if path.endswith(dataset.known_bad):
-            known_bad[path] = status
+            kind = "known_bad"
         elif not (folder / path).is_file():
-            faults["missing"][path] = status
+            kind = "missing"
         elif math.isnan(duration):
-            faults["undecodable"][path] = status
+            kind = "undecodable"
         else:
-            faults["silent" if status == "silent" else "too_short"][path] = status
-    release = dataset.release
+            kind = "silent" if status == "silent" else "too_short"
+        faults[kind][path] = status
     tables = [
         table.name
-        for table in (release.tables if release else ())
+        for table in (dataset.release.tables if dataset.release else ())
         if (folder / table.name).is_file()
         and pooch.file_hash(str(folder / table.name), alg="md5") != table.md5
     ]
     notes = [f"{table} is not the release's: an excerpt or another version" for table in tables]
-    if notes and len(clips) >= release.n_audio:
+    if notes and len(clips) >= dataset.release.n_audio:
         faults["wrong_checksum"], notes = dict.fromkeys(tables, "not as released"), []
     return {
         "dataset": name,
         "folder": str(folder),
         "clips": len(clips),
         **faults,
-        "known_bad": known_bad,
         "notes": notes,
-        "ok": not any(faults.values()),
+        "ok": not any(faults[kind] for kind in FAULTS),
     }

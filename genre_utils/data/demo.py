@@ -33,6 +33,13 @@ from genre_utils.store import code_digest, digest, write_atomic, write_json, wri
 
 RULES = yaml.safe_load(Path(__file__).with_name("demo_genres.yml").read_text(encoding="utf-8"))
 GENRES = RULES["genres"]
+SIZE = dict(genres=tuple(GENRES), artists_per_genre=5, tracks_per_artist=3, clips_per_track=2)
+ALBUMS = 2
+CLIP_S = 29
+SLOT_S = 31  # each clip lies somewhere in its own stretch of the track
+FORM = "AABA"
+SECTION_S = 12.0  # shortest section in seconds
+PHRASE = 4  # bars after which a tune starts again
 FAVOURITES = 2  # options of each list that an artist uses
 LIKELIER = 1.7
 BORROWS = 0.35  # chance that an artist has one instrument of a neighbouring genre
@@ -64,11 +71,6 @@ class Artist:
     def seeded(self, *what: str | int) -> np.random.Generator:
         """Random numbers for one purpose of this artist."""
         return seeded(self.seed, self.genre, self.name, *what)
-
-    def favourites(self, what: str, options: Sequence) -> list:
-        """Return the few of ``options`` that this artist ever uses."""
-        order = self.seeded(what).permutation(len(options))
-        return [options[i] for i in order[:FAVOURITES]]
 
 
 @dataclass(frozen=True)
@@ -153,8 +155,8 @@ def draw_track(artist: Artist, number: int) -> Track:
     rules = GENRES[genre]
 
     def one(what: str, options: Sequence) -> Any:  # noqa: ANN401
-        usual = artist.favourites(f"{genre} {what}", options)
-        return usual[rng.integers(len(usual))]
+        usual = artist.seeded(f"{genre} {what}").permutation(len(options))[:FAVOURITES]
+        return options[usual[rng.integers(len(usual))]]
 
     low, high = rules["tempo"]
     mode = one("modes", rules["modes"])
@@ -205,13 +207,6 @@ def semitones(scale: list[int], degree: int) -> int:
     return scale[degree % len(scale)] + 12 * (degree // len(scale))
 
 
-FORM = "AABA"
-SECTION_S = 12.0  # shortest section in seconds
-PHRASE = 4  # bars after which a tune starts again
-
-Event = tuple[float, float, int, float]  # start and length in sixteenths, pitch, velocity
-
-
 def compose(track: Track, length: float) -> pretty_midi.PrettyMIDI:
     """Write the notes of at least ``length`` seconds, an instrument for each role that plays."""
     rng = track.artist.seeded("notes", track.number)
@@ -228,9 +223,15 @@ def compose(track: Track, length: float) -> pretty_midi.PrettyMIDI:
         tunes = {x: _tune(part.rest, rng) for x in "AB"}
         voice = pretty_midi.Instrument(part.program, part.role == "drums", part.role)
         for bar, letter in enumerate(letters):
-            if plays[letter]:
-                events = _events(track, part, bar, tunes[letter], rng)
-                voice.notes += [_note(track, part.level * swell[bar], bar, e, rng) for e in events]
+            events = _events(track, part, bar, tunes[letter], rng) if plays[letter] else []
+            for step, lasts, pitch, loudness in events:
+                late = 2 * track.swing if step % 4 == 2 else 0.0
+                start = (bar * track.steps + step + late) * track.step_s
+                start = max(0.0, start + rng.normal(0, track.artist.looseness))
+                end = start + max(lasts * track.step_s, 0.05)
+                velocity = part.level * swell[bar] * loudness + rng.normal(0, 4)
+                velocity = int(np.clip(velocity, 12, 127))
+                voice.notes.append(pretty_midi.Note(velocity, pitch, start, end))
         if voice.notes:
             score.instruments.append(voice)
     return score
@@ -243,7 +244,8 @@ def _bar_of(rhythm: str, bar: int, steps: int) -> list[tuple[int, float]]:
 
 def _events(
     track: Track, part: Part, bar: int, tune: list[int | None], rng: np.random.Generator
-) -> list[Event]:
+) -> list[tuple[float, float, int, float]]:
+    """Start and length in sixteenths, pitch, velocity of a bar's notes."""
     if part.pattern:
         return [
             (step, 1.0, RULES["drums"][piece], loudness)
@@ -258,14 +260,20 @@ def _events(
         ends = [step for step, _ in starts[1:]] + [track.steps]
     base = 12 * (part.octave + 1) + track.key
     count = bar % PHRASE * len(starts)  # place of the bar's first note in the phrase
-    events: list[Event] = []
+    events = []
     for i, ((step, loudness), end) in enumerate(zip(starts, ends, strict=False)):
-        if part.pick == "tune":
-            pitches = _tune_pitch(track, bar, step, tune[(count + i) % len(tune)])
-        else:
+        length = (end - step) * part.gate
+        if part.pick != "tune":
             pitches = _pick(track, part, bar, i, len(starts), rng)
+        elif (degree := tune[(count + i) % len(tune)]) is None:
+            continue
+        else:
+            pitch = semitones(track.scale, degree)
+            if step % 8 == 0:  # strong beats take the nearest note of the chord
+                tones = [tone % 12 + octave for tone in track.chord(bar) for octave in (-12, 0, 12)]
+                _, pitch = min((abs(tone - pitch), tone) for tone in tones)
+            pitches = [pitch]
         for pitch in pitches:
-            length = (end - step) * part.gate
             events.append((step, length, base + pitch, loudness))
             if rng.random() < part.grace:
                 events.append((step - 0.5, 0.5, base + pitch + track.scale[1], 0.8 * loudness))
@@ -307,39 +315,6 @@ def _tune(rest: float, rng: np.random.Generator) -> list[int | None]:
     return [None if q else int(min(d, 24 - d)) - 3 for d, q in zip(walk, silent, strict=True)]
 
 
-def _tune_pitch(track: Track, bar: int, step: int, degree: int | None) -> list[int]:
-    if degree is None:
-        return []
-    pitch = semitones(track.scale, degree)
-    if step % 8 == 0:  # strong beats take the nearest note of the chord
-        tones = [tone % 12 + octave for tone in track.chord(bar) for octave in (-12, 0, 12)]
-        pitch = min(tones, key=lambda tone: (abs(tone - pitch), tone))
-    return [pitch]
-
-
-def _note(
-    track: Track, level: float, bar: int, event: Event, rng: np.random.Generator
-) -> pretty_midi.Note:
-    step, length, pitch, loudness = event
-    late = 2 * track.swing if step % 4 == 2 else 0.0
-    start = (bar * track.steps + step + late) * track.step_s
-    start = max(0.0, start + rng.normal(0, track.artist.looseness))
-    velocity = int(np.clip(level * loudness + rng.normal(0, 4), 12, 127))
-    return pretty_midi.Note(velocity, pitch, start, start + max(length * track.step_s, 0.05))
-
-
-CLIP_S = 29
-SLOT_S = 31  # each clip lies somewhere in its own stretch of the track
-ALBUMS = 2
-SIZE = {
-    "genres": tuple(GENRES),
-    "artists_per_genre": 5,
-    "tracks_per_artist": 3,
-    "clips_per_track": 2,
-}
-KEY_FILE = "made.json"
-
-
 def load(folder: str | Path) -> pd.DataFrame:
     """Read the clip table of a finished corpus; `GenreUtilsError` where there is none."""
     path = Path(folder) / "clips.csv"
@@ -354,24 +329,20 @@ def make_corpus(
     """Compose and render what is not there yet; return the clip table, sorted by ``clip_id``.
 
     An interrupted corpus is continued; one made by other code, another seed or size is made anew.
-
-    Parameters
-    ----------
-    folder : str or Path
-        Where clips.csv and ``<genre>/<artist>/*.flac`` (29 s, 16 kHz, mono, 16 bits) go; new,
-        empty, or an earlier demo corpus.
-    jobs : int
-        Processes that render at once; the result does not depend on it.
-    **size
-        Any of ``genres``, ``artists_per_genre``, ``tracks_per_artist``, ``clips_per_track`` other
-        than in `SIZE`; `UsageError` where it is not possible.
-
-    Raises
-    ------
-    GenreUtilsError
-        The folder cannot be written, or holds something else.
+    ``folder``, where clips.csv and ``<genre>/<artist>/*.flac`` (29 s, 16 kHz, mono, 16 bits) go,
+    is new, empty or an earlier demo corpus. The result does not depend on ``jobs``, the processes
+    that render at once. ``size`` are values other than those of `SIZE`; UsageError where one is
+    not possible. GenreUtilsError: the folder cannot be written, or holds something else.
     """
-    folder, size = Path(folder), _checked(SIZE | size)
+    folder, size = Path(folder), SIZE | size
+    unknown = [*(size.keys() - SIZE.keys()), *(set(size["genres"]) - GENRES.keys())]
+    if unknown:
+        raise UsageError(f"demo corpus: unknown {unknown[0]!r}; sizes are {', '.join(SIZE)}")
+    most = min(len(GENRES[genre]["artists"]) for genre in GENRES)
+    for name, limit in (("artists_per_genre", most), ("tracks_per_artist", 99)):
+        if not 1 <= size[name] <= limit:
+            raise UsageError(f"demo corpus: {name}={size[name]}; choose 1 to {limit}")
+    size["genres"] = list(size["genres"])
     tracks = [
         (artist, number, _rows(artist, number, size))
         for genre in size["genres"]
@@ -430,25 +401,19 @@ def mix_down(y: np.ndarray, artist: Artist, number: int) -> np.ndarray:
     t = np.arange(round(mix["reverb"] * SAMPLE_RATE)) / SAMPLE_RATE
     tail = artist.seeded("room").normal(size=len(t)) * 10 ** (-3 * t / mix["reverb"])
     y = y + mix["wet"] * signal.fftconvolve(y, tail / np.sqrt(np.sum(tail**2)))[: len(y)]
-    y = _compress(y, mix["ratio"])
+    # The loudness followed over 0.1 s is held back, by ``ratio`` in dB, and the peaks rounded off.
+    pole = np.exp(-1 / (0.1 * SAMPLE_RATE))
+    power = signal.lfilter([1 - pole], [1, -pole], y**2)
+    y = y * np.maximum(power / power.mean(), 1e-3) ** ((1 / mix["ratio"] - 1) / 2)
+    ceiling = 8 / np.sqrt(mix["ratio"]) * np.sqrt(np.mean(y**2))
+    y = ceiling * np.tanh(y / ceiling)
     level = artist.seeded("level").uniform(0.5, 0.97)
     return (level * y / np.abs(y).max()).astype(np.float32)
 
 
-def _checked(size: dict) -> dict:
-    unknown = [*(size.keys() - SIZE.keys()), *(set(size["genres"]) - GENRES.keys())]
-    if unknown:
-        raise UsageError(f"demo corpus: unknown {unknown[0]!r}; sizes are {', '.join(SIZE)}")
-    most = min(len(GENRES[genre]["artists"]) for genre in GENRES)
-    for name, limit in (("artists_per_genre", most), ("tracks_per_artist", 99)):
-        if not 1 <= size[name] <= limit:
-            raise UsageError(f"demo corpus: {name}={size[name]}; choose 1 to {limit}")
-    return size | {"genres": list(size["genres"])}
-
-
 def _prepare(folder: Path, key: dict) -> None:
     """Leave ``folder`` holding files of this key only; touch nothing that is not a demo corpus."""
-    marker = folder / KEY_FILE
+    marker = folder / "made.json"
     if marker.is_file():
         if json.loads(marker.read_text(encoding="utf-8")) == key:
             return
@@ -499,16 +464,6 @@ def _render_track(folder: Path, artist: Artist, number: int, rows: list[dict]) -
         clip = y[start : start + CLIP_S * SAMPLE_RATE]
         soundfile.write(content, clip, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
         write_atomic(folder / row["path"], lambda p, c=content: p.write_bytes(c.getbuffer()))
-
-
-def _compress(y: np.ndarray, ratio: float) -> np.ndarray:
-    """Hold back the loudness followed over 0.1 s, by ``ratio`` in dB; round off the peaks."""
-    pole = np.exp(-1 / (0.1 * SAMPLE_RATE))
-    power = signal.lfilter([1 - pole], [1, -pole], y**2)
-    gain = np.maximum(power / power.mean(), 1e-3) ** ((1 / ratio - 1) / 2)
-    y = y * gain
-    ceiling = 8 / np.sqrt(ratio) * np.sqrt(np.mean(y**2))
-    return ceiling * np.tanh(y / ceiling)
 
 
 def _slug(text: str) -> str:

@@ -5,17 +5,16 @@ is not trusted: sizes are capped, archives are looked through before anything is
 """
 
 import io
-import re
 import shutil
 import sys
 import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PureWindowsPath
 from tempfile import TemporaryDirectory
 from typing import IO
 
@@ -89,15 +88,9 @@ def download(release: Release, folder: Path, mirror: str = "") -> Iterator[str]:
     """Fetch what a folder lacks of a release and unpack it; yield a line on each step.
 
     The archive is deleted when all of its audio is there. A second call goes on after the last
-    file that was complete. ``mirror`` is the address of a folder that is tried first.
-
-    Raises
-    ------
-    UsageError
-        The mirror is no web address.
-    GenreUtilsError
-        Something could not be fetched, proven or written. Without a catalogue all other files
-        are fetched before this is raised.
+    file that was complete. ``mirror`` is the address of a folder that is tried first; UsageError
+    where it is no web address. GenreUtilsError: something could not be fetched, proven or written;
+    where it is the catalogue, all other files are fetched before this is raised.
     """
     if mirror and not mirror.startswith(("http://", "https://")):
         raise UsageError(f"--mirror {mirror}: must start with http:// or https://")
@@ -107,7 +100,13 @@ def download(release: Release, folder: Path, mirror: str = "") -> Iterator[str]:
         raise GenreUtilsError(f"cannot make {folder}: {error.strerror}; name another") from None
     complete = len(list(folder.rglob(release.audio))) >= release.n_audio
     if not complete:
-        _need_space(folder, 2 * sum(part.cap for part in release.parts))
+        there = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        wanted = max(2 * sum(part.cap for part in release.parts) - there, 0) + SPARE
+        if (free := shutil.disk_usage(folder).free) < wanted:
+            raise GenreUtilsError(
+                f"{folder}: {wanted / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free; make room or "
+                "name another --data-dir"
+            )
     for remote in release.tables:
         yield f"{fetch(remote, folder, mirror).name}: there, checksum right"
     failure = None
@@ -118,7 +117,14 @@ def download(release: Release, folder: Path, mirror: str = "") -> Iterator[str]:
             failure = error
             yield f"catalogue: {error}"
     if not complete:
-        archive = _archive(release.parts, folder, mirror)
+        archive = folder / Path(release.parts[0].name).stem
+        if len(release.parts) == 1:
+            archive = fetch(release.parts[0], folder, mirror)
+        elif not archive.is_file():  # joined when the checksum of each piece is right
+            paths = [fetch(part, folder, mirror) for part in release.parts]
+            write_atomic(archive, partial(_copy, [partial(path.open, "rb") for path in paths]))
+            for path in paths:
+                path.unlink()
         yield f"{archive.name}: there, checksum right"
         unpack(archive, folder, cap=release.cap)
         archive.unlink()
@@ -128,10 +134,7 @@ def download(release: Release, folder: Path, mirror: str = "") -> Iterator[str]:
 
 
 def fetch(
-    remote: Remote,
-    folder: Path,
-    mirror: str = "",
-    check: Callable[[Path], object] = lambda folder: None,
+    remote: Remote, folder: Path, mirror: str = "", check: Callable[[Path], object] | None = None
 ) -> Path:
     """Put a file into ``folder``, unless it is there with the right checksum, and return its path.
 
@@ -150,7 +153,8 @@ def fetch(
         known = f"md5:{remote.md5}" if remote.md5 else None
         try:
             path = Path(pooch.retrieve(url, known, remote.name, folder, downloader=get))
-            check(folder)
+            if check:
+                check(folder)
             return path
         except GenreUtilsError as error:
             failures.append(f"{url}: {error}")
@@ -160,8 +164,7 @@ def fetch(
         except requests.HTTPError as error:
             failures.append(f"{url}: HTTP {error.response.status_code} {error.response.reason}")
         except requests.RequestException as error:
-            reason = str(error).rpartition(": ")[2].rstrip("')\"")
-            failures.append(f"{url}: {reason}")
+            failures.append(f"{url}: " + str(error).rpartition(": ")[2].rstrip("')\""))
         except OSError as error:
             raise GenreUtilsError(
                 f"cannot write {folder / remote.name}: {error.strerror}; make room and run the "
@@ -206,29 +209,6 @@ def _catalogue(release: Release, folder: Path, mirror: str) -> str:
     raise GenreUtilsError("; ".join(failures))
 
 
-def _archive(parts: tuple[Remote, ...], folder: Path, mirror: str) -> Path:
-    """Fetch the audio's archive; pieces are joined when the checksum of each is right."""
-    if len(parts) == 1:
-        return fetch(parts[0], folder, mirror)
-    archive = folder / Path(parts[0].name).stem
-    if not archive.is_file():
-        paths = [fetch(part, folder, mirror) for part in parts]
-        write_atomic(archive, partial(_copy, [partial(path.open, "rb") for path in paths]))
-        for path in paths:
-            path.unlink()
-    return archive
-
-
-def _need_space(folder: Path, wanted: int) -> None:
-    there = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    wanted, free = max(wanted - there, 0) + SPARE, shutil.disk_usage(folder).free
-    if free < wanted:
-        raise GenreUtilsError(
-            f"{folder}: {wanted / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free; make room or name "
-            "another --data-dir"
-        )
-
-
 def unpack(archive: Path, folder: Path, *, cap: int) -> None:
     """Unpack the files of a zip or tar.gz below a folder; those there in the right size stay.
 
@@ -236,9 +216,27 @@ def unpack(archive: Path, folder: Path, *, cap: int) -> None:
     damaged, takes more than ``cap`` bytes, or has a link or a member that leaves the folder;
     later: a member is damaged or cannot be written.
     """
+    tar = archive.name.endswith(".tar.gz")
     try:
-        with _opened(archive) as (sizes, read):
-            _refuse_unsafe(sizes, cap, archive)
+        with tarfile.open(archive, "r:gz") if tar else zipfile.ZipFile(archive) as packed:
+            if tar:
+                sizes = {m.name: m.size if m.isreg() else -1 for m in packed if not m.isdir()}
+            else:
+                sizes = {m.filename: m.file_size for m in packed.infolist() if not m.is_dir()}
+            faults = [f"{name} is no plain file" for name, size in sizes.items() if size < 0]
+            for name in sizes:
+                path = PureWindowsPath(name)  # takes both kinds of slashes
+                if path.anchor or ".." in path.parts:
+                    faults.append(f"{name!r} leaves the target folder")
+            total = sum(sizes.values())
+            if total > cap or len(sizes) > MAX_FILES:
+                faults.append(
+                    f"{len(sizes)} files of {total / 1e9:.1f} GB, more than the {cap / 1e9:.1f} GB "
+                    "that this archive can hold"
+                )
+            if faults:
+                raise GenreUtilsError(f"{archive}: {faults[0]}; nothing unpacked")
+            read = packed.extractfile if tar else packed.open
             for name in progress(sizes, "unpack", len(sizes), "file"):
                 path = folder / name
                 if not path.is_file() or path.stat().st_size != sizes[name]:
@@ -247,36 +245,6 @@ def unpack(archive: Path, folder: Path, *, cap: int) -> None:
         raise GenreUtilsError(
             f"{archive}: damaged archive ({error}); delete it and run the same command again"
         ) from None
-
-
-@contextmanager
-def _opened(archive: Path) -> Iterator[tuple[dict[str, int], Callable[[str], IO[bytes]]]]:
-    """Sizes of an archive's files, and a function that opens one of them for reading."""
-    if archive.name.endswith(".tar.gz"):
-        with tarfile.open(archive, "r:gz") as tar:
-            files = [member for member in tar if not member.isdir()]
-            for member in files:
-                if not member.isreg():
-                    message = f"{archive}: {member.name} is no plain file; nothing unpacked"
-                    raise GenreUtilsError(message)
-            yield {member.name: member.size for member in files}, tar.extractfile
-    else:
-        with zipfile.ZipFile(archive) as packed:
-            files = [member for member in packed.infolist() if not member.is_dir()]
-            yield {member.filename: member.file_size for member in files}, packed.open
-
-
-def _refuse_unsafe(sizes: dict[str, int], cap: int, archive: Path) -> None:
-    for name in sizes:
-        path = PurePosixPath(name.replace("\\", "/"))
-        if path.is_absolute() or ".." in path.parts or re.match("[A-Za-z]:", name):
-            raise GenreUtilsError(f"{archive}: {name!r} leaves the target folder; nothing unpacked")
-    total = sum(sizes.values())
-    if total > cap or len(sizes) > MAX_FILES:
-        raise GenreUtilsError(
-            f"{archive}: {len(sizes)} files of {total / 1e9:.1f} GB, more than the "
-            f"{cap / 1e9:.1f} GB that this archive can hold; nothing unpacked"
-        )
 
 
 def _copy(sources: Iterable[Callable[[], IO[bytes]]], target: Path) -> None:

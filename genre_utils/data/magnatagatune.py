@@ -23,6 +23,7 @@ from genre_utils.runtime import GenreUtilsError, UsageError
 CLIP_INFO = "clip_info_final.csv"
 CATALOGUES = ("sqlite_normalized.db", "sqlite_normalized.db.gz", "song_info.csv")
 CATALOGUE_CAP = 256 * 2**20  # bytes, unpacked; the true one has some ten million
+TABLE_CAP = 64 * 2**20  # bytes of a table or a packed catalogue
 MULTI_GENRE = ("first", "single")
 HOW_TO_GET = "`python -m genre_utils datasets download magnatagatune` fetches it"
 INFO_COLUMNS = ("clip_id", "title", "artist", "album", "url", "segmentStart", "mp3_path")
@@ -36,35 +37,19 @@ CITY = (
     "http://mi.soi.city.ac.uk/datasets/magnatagatune/",
 )
 HUGGING_FACE = "https://huggingface.co/datasets/confit/magnatagatune/resolve/main/"
+INFO_URLS = tuple(base + CLIP_INFO for base in (*CITY, HUGGING_FACE))
 MAGNATUNE = "http://he3.magnatune.com/info/"  # plain HTTP only: what comes is capped and checked
-
-AlbumGenres = dict[str, tuple[str, ...]]
 
 
 def load(folder: Path, *, multi_genre: str = "first") -> tuple[pd.DataFrame, dict]:
-    """Read the clip table and label it.
+    """Read the clip table and label it; return every row that has an ``mp3_path``, and counts.
 
-    Parameters
-    ----------
-    folder : Path
-        Holds ``clip_info_final.csv``, one of `CATALOGUES`, and the clips in ``mp3/<0-f>/`` or
-        ``<0-f>/``.
-    multi_genre : {"first", "single"}
-        What becomes of an album with several genres: it gets the one that the catalogue lists
-        first (the order of rows in its table ``genres_albums``), or its clips are refused.
-
-    Returns
-    -------
-    clips : pd.DataFrame
-        Every row that has an ``mp3_path``. ``status`` tells why a row has no genre of the paper:
-        album not in the catalogue, another genre (Hip Hop), several genres under ``"single"``.
-    report : dict
-        Counts of the join.
-
-    Raises
-    ------
-    GenreUtilsError
-        A file is missing, damaged, or not of this layout.
+    ``folder`` holds ``clip_info_final.csv``, one of `CATALOGUES`, and the clips in ``mp3/<0-f>/``
+    or ``<0-f>/``. An album with several genres gets the one that the catalogue lists first (the
+    order of rows in its table ``genres_albums``), or with ``multi_genre="single"`` its clips are
+    refused. ``status`` tells why a row has no genre of the paper: album not in the catalogue,
+    another genre (Hip Hop), several genres. GenreUtilsError: a file is missing, damaged, or not of
+    this layout.
     """
     if multi_genre not in MULTI_GENRE:
         raise UsageError(f"multi_genre={multi_genre!r}: one of {', '.join(MULTI_GENRE)}")
@@ -74,20 +59,28 @@ def load(folder: Path, *, multi_genre: str = "first") -> tuple[pd.DataFrame, dic
     info["sku"] = info["url"].str.extract(r"/albums/([^/?#]+)/?\s*$", expand=False).fillna("")
     labels = {sku: _label(genres.get(sku, ()), multi_genre) for sku in info["sku"].unique()}
     below = "mp3/" if (folder / "mp3").is_dir() else ""
-    clips = pd.DataFrame(
-        {
-            "clip_id": info["clip_id"],
-            "path": below + info["mp3_path"],
-            "genre": info["sku"].map(lambda sku: labels[sku][0]),
-            "artist": info["artist"],
-            "album": info["album"],
-            "track": info["title"],
-            "start_s": pd.to_numeric(info["segmentStart"], errors="coerce"),
-            "status": info["sku"].map(lambda sku: labels[sku][1]),
-        }
+    clips = info.rename(columns={"title": "track"}).assign(
+        path=below + info["mp3_path"],
+        genre=info["sku"].map(lambda sku: labels[sku][0]),
+        start_s=pd.to_numeric(info["segmentStart"], errors="coerce"),
+        status=info["sku"].map(lambda sku: labels[sku][1]),
     )
-    report = {"catalogue": catalogue, "multi_genre": multi_genre, **_join_counts(info, genres)}
-    return clips, {"rows": len(rows), "rows_without_audio": len(rows) - len(info), **report}
+    clips_of = info["sku"].value_counts().sort_index()
+    lost = [sku for sku in clips_of.index if not genres.get(sku)]
+    several = [sku for sku in clips_of.index if len(genres.get(sku, ())) > 1]
+    return clips, {
+        "rows": len(rows),
+        "rows_without_audio": len(rows) - len(info),
+        "catalogue": catalogue,
+        "multi_genre": multi_genre,
+        "clips": len(info),
+        "clips_matched": int(len(info) - clips_of[lost].sum()),
+        "match_rate": round(float(1 - clips_of[lost].sum() / max(len(info), 1)), 4),
+        "albums": len(clips_of),
+        "albums_without_genre": lost,
+        "albums_with_several_genres": {sku: list(genres[sku]) for sku in several},
+        "clips_with_several_genres": int(clips_of[several].sum()),
+    }
 
 
 def _label(genres: tuple[str, ...], multi_genre: str) -> tuple[str, str]:
@@ -99,21 +92,6 @@ def _label(genres: tuple[str, ...], multi_genre: str) -> tuple[str, str]:
     if genres[0] not in GENRES:
         return genres[0], f"not a genre of the paper: {genres[0]}"
     return genres[0], "ok"
-
-
-def _join_counts(info: pd.DataFrame, genres: AlbumGenres) -> dict:
-    clips_of = info["sku"].value_counts().sort_index()
-    lost = [sku for sku in clips_of.index if not genres.get(sku)]
-    several = [sku for sku in clips_of.index if len(genres.get(sku, ())) > 1]
-    return {
-        "clips": len(info),
-        "clips_matched": int(len(info) - clips_of[lost].sum()),
-        "match_rate": round(float(1 - clips_of[lost].sum() / max(len(info), 1)), 4),
-        "albums": len(clips_of),
-        "albums_without_genre": lost,
-        "albums_with_several_genres": {sku: list(genres[sku]) for sku in several},
-        "clips_with_several_genres": int(clips_of[several].sum()),
-    }
 
 
 def _read_clip_info(path: Path) -> pd.DataFrame:
@@ -133,23 +111,13 @@ def _read_clip_info(path: Path) -> pd.DataFrame:
     return rows
 
 
-def album_genres(folder: Path) -> tuple[AlbumGenres, str]:
-    """Genres of each album by SKU, in the catalogue's order, from the first of `CATALOGUES` there.
+def album_genres(folder: Path) -> tuple[dict[str, tuple[str, ...]], str]:
+    """Genres of each album, ``{sku: (genre, ...)}``, in the catalogue's order, and its file's name.
 
-    The catalogue is not trusted, because it comes over plain HTTP: its unpacked size is capped, a
-    copy of the database is opened read-only, and only plain tables of the known schema are read.
-
-    Returns
-    -------
-    genres : dict
-        ``{sku: (genre, ...)}``.
-    catalogue : str
-        Name of the file used.
-
-    Raises
-    ------
-    GenreUtilsError
-        No catalogue, or one that is damaged, too large, or of another schema.
+    The first of `CATALOGUES` there is read. It comes over plain HTTP, so it is not trusted: its
+    unpacked size is capped, a copy of the database is opened read-only, and only plain tables of
+    the known schema are read. GenreUtilsError: no catalogue, or one that is damaged, too large, or
+    of another schema.
     """
     path = next((folder / name for name in CATALOGUES if (folder / name).is_file()), None)
     if path is None:
@@ -160,7 +128,7 @@ def album_genres(folder: Path) -> tuple[AlbumGenres, str]:
             content = stream.read(CATALOGUE_CAP + 1)
         if len(content) > CATALOGUE_CAP:
             raise ValueError(f"over {CATALOGUE_CAP} bytes")
-        genres: AlbumGenres = {}
+        genres: dict[str, tuple[str, ...]] = {}
         for sku, names in read(content):
             genres[sku] = tuple(dict.fromkeys((*genres.get(sku, ()), *names)))
     except (sqlite3.Error, OSError, EOFError, zlib.error, csv.Error, ValueError) as error:
@@ -178,7 +146,13 @@ def _read_database(content: bytes) -> list[tuple[str, tuple[str, ...]]]:
         uri = f"{path.resolve().as_uri()}?mode=ro&immutable=1"
         with closing(sqlite3.connect(uri, uri=True)) as base:
             base.execute("PRAGMA trusted_schema = OFF")
-            _check_schema(base)
+            for table, columns in SCHEMA.items():
+                kind = base.execute("SELECT type FROM sqlite_master WHERE name = ?", (table,))
+                if kind.fetchone() != ("table",):
+                    raise ValueError(f"no table {table}")
+                absent = columns - {row[1] for row in base.execute(f"PRAGMA table_info({table})")}
+                if absent:
+                    raise ValueError(f"table {table} has no column {', '.join(sorted(absent))}")
             return [
                 (sku.strip(), (name.strip(),))
                 for sku, name in base.execute(
@@ -188,16 +162,6 @@ def _read_database(content: bytes) -> list[tuple[str, tuple[str, ...]]]:
                     " ORDER BY link.rowid"
                 )
             ]
-
-
-def _check_schema(base: sqlite3.Connection) -> None:
-    for table, columns in SCHEMA.items():
-        kind = base.execute("SELECT type FROM sqlite_master WHERE name = ?", (table,)).fetchone()
-        if kind != ("table",):
-            raise ValueError(f"no table {table}")
-        absent = columns - {row[1] for row in base.execute(f"PRAGMA table_info({table})")}
-        if absent:
-            raise ValueError(f"table {table} has no column {', '.join(sorted(absent))}")
 
 
 def _read_song_info(content: bytes) -> Iterator[tuple[str, tuple[str, ...]]]:
@@ -243,14 +207,7 @@ DATASET = Dataset(
         "le_petit_rien_xiveme_ordre_couperin-88-117.mp3",
     ),
     release=Release(
-        tables=(
-            Remote(
-                CLIP_INFO,
-                tuple(base + CLIP_INFO for base in (*CITY, HUGGING_FACE)),
-                cap=64 * 2**20,
-                md5="03ef3cb8ddcfe53fdcdb8e0cda005be2",
-            ),
-        ),
+        tables=(Remote(CLIP_INFO, INFO_URLS, TABLE_CAP, "03ef3cb8ddcfe53fdcdb8e0cda005be2"),),
         parts=(
             _part(1, 0, 1_100_000_000, "179c91c8c2a6e9b3da3d4e69d306fd3b"),
             _part(2, 1_100_000_000, 1_100_000_000, "acf8265ff2e35c6ff22210e46457a824"),
@@ -259,9 +216,7 @@ DATASET = Dataset(
         audio="*.mp3",
         n_audio=25_863,
         cap=4 * 10**9,
-        catalogue=tuple(
-            Remote(name, (MAGNATUNE + name,), cap=64 * 2**20) for name in CATALOGUES[1:]
-        ),
+        catalogue=tuple(Remote(name, (MAGNATUNE + name,), TABLE_CAP) for name in CATALOGUES[1:]),
         check=lambda folder: album_genres(folder)[1],
     ),
 )
