@@ -28,7 +28,7 @@ import pandas as pd
 from jinja2 import Environment, StrictUndefined
 
 from genre_utils import __version__, paper, store
-from genre_utils.data import audio, datasets, splits
+from genre_utils.data import audio, datasets, inputs, splits
 from genre_utils.extraction import features, vgg
 from genre_utils.metrics import evaluate, intervals
 from genre_utils.metrics.confidence import apply_temperature, fit_temperature
@@ -188,7 +188,9 @@ def train(
     if system not in SYSTEMS:
         raise UsageError(f"unknown system {system!r}: one of {', '.join(SYSTEMS)}")
     check_target(out)
-    clips, _ = datasets.load_clips(dataset, data_dir or None, jobs=jobs)
+    clips, report = datasets.load_clips(dataset, data_dir or None, jobs=jobs)
+    for line in datasets.remarks(report):
+        print(line, file=sys.stderr)
     clips = datasets.leave_out_small_genres(clips, FOLDS, MIN_ARTISTS)
     folder = datasets.data_folder(dataset, data_dir or None, jobs=jobs)
     digests = datasets.audio_digests(clips, folder, jobs=jobs)
@@ -199,11 +201,13 @@ def train(
         folds: pd.DataFrame | str = splits.make_splits(used, ["artist"], FOLDS, 0, pairs)
     except UsageError as error:
         folds = str(error)
-    files, ids = [folder / path for path in used["path"]], list(used["sha256"])
+    files, ids = [store.located(folder, path) for path in used["path"]], list(used["sha256"])
     root, look, weights = cache_dir() / "arrays", features.Look(), vgg.load_weights()
     mel = features.extract_all(files, ids, root, look, ["mel"], jobs=jobs)["mel"]
     maps = vgg.compute_maps(mel, "mel", ids, weights, root, look)[MAPS]
-    return fit(clips, maps, folds, system, epochs).save(out)
+    model = fit(clips, maps, folds, system, epochs)
+    model.facts["data"]["passed_over"] = report.get("passed_over", {})
+    return model.save(out)
 
 
 def train_from_run(run: Run) -> SavedModel:
@@ -216,7 +220,10 @@ def train_from_run(run: Run) -> SavedModel:
     folds = run.read("splits").query("protocol == 'artist'")
     folds = folds.assign(fold=folds["fold"] % FOLDS)
     known = "the run has no artist folds" if folds.empty else folds
-    return fit(clips, run.arrays(MAPS), known, DEFAULT).save(out)
+    model = fit(clips, run.arrays(MAPS), known, DEFAULT)
+    report = run.recorded("corpus").get("report", {})
+    model.facts["data"]["passed_over"] = report.get("passed_over", {})
+    return model.save(out)
 
 
 def fit(
@@ -332,7 +339,7 @@ class Predictor:
     def predict(self, files: dict[Path, str], jobs: int = 1) -> Iterator[Prediction]:
         """Listen to ``jobs`` files at a time; the answers come in order.
 
-        ``files`` are from `audio.sound_files`: those that have a reason beside them are refused.
+        ``files`` are from `inputs.sound_files`: those that have a reason beside them are refused.
         """
         work = joblib.Parallel(n_jobs=jobs, prefer="threads", return_as="generator")
         return work(joblib.delayed(self.predict_file)(*file) for file in files.items())
@@ -419,17 +426,18 @@ def answer(
 ) -> int:
     """Print what the model in ``folder`` says of sound files; return how many were refused.
 
-    ``places`` are those of `audio.sound_files`, ``form`` is one of table, csv, json. The answers
+    ``places`` are those of `inputs.sound_files`, ``form`` is one of table, csv, json. The answers
     go to the standard output, all else to the standard error. ``jobs`` files are heard at a time.
     """
-    files = audio.sound_files(places)
+    found, passed = inputs.sound_files(places)
     predictor = Predictor(folder)
     print(f"model: {summary(predictor.model)}", file=sys.stderr)
-    answers = list(progress(predictor.predict(files, jobs), "listening", len(files), "file"))
+    answers = list(progress(predictor.predict(found, jobs), "listening", len(found), "file"))
     refused, n = sum(bool(said.refused) for said in answers), len(answers)
     print(_printed(answers, list(predictor.model.classes), form), flush=True)
-    total = f"{n} file{'s' * (n > 1)} = {n - refused} predicted + {refused} refused"
-    print(total, file=sys.stderr)
+    n += sum(passed.values())
+    total = f"{n} file{'s' * (n > 1)} = {len(answers) - refused} predicted + {refused} refused"
+    print(total + inputs.and_passed(passed, " +"), file=sys.stderr)
     return refused
 
 

@@ -11,11 +11,14 @@ other's, and what a broken machine left half is made anew.
 """
 
 import ast
+import codecs
 import hashlib
 import json
 import os
+import re
 import sys
 import tempfile
+import unicodedata
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Sequence
@@ -24,7 +27,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from importlib.metadata import version
 from importlib.util import find_spec
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -40,6 +43,7 @@ PACKAGE = "genre_utils"
 INFRASTRUCTURE = tuple(f"{PACKAGE}.{name}" for name in ("store", "runtime", "backend"))
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 DISTRIBUTIONS = {"sklearn": "scikit-learn", "yaml": "pyyaml"}  # where import and package differ
+WINDOWS = "genre_utils.windows"  # how `shown` decodes what is no UTF-8
 KEY = "key.txt"  # parameters of a store
 
 
@@ -109,6 +113,48 @@ def file_digest(path: str | Path) -> str:
     """SHA-256 of a file's bytes."""
     with Path(path).open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _windows(error: UnicodeDecodeError) -> tuple[str, int]:
+    return error.object[error.start : error.end].decode("cp1252", "replace"), error.end
+
+
+codecs.register_error(WINDOWS, _windows)
+
+
+def shown(name: str | bytes) -> str:
+    """Return a name from outside as text that every table, notebook and terminal takes.
+
+    Bytes that are no UTF-8 are read as Windows-1252, control characters become U+FFFD.
+    """
+    text = os.fsencode(name).decode(errors=WINDOWS)
+    return re.sub(r"[\x00-\x1f\x7f-\x9f]", "\ufffd", text)
+
+
+def located(folder: str | Path, path: str | PurePosixPath) -> Path:
+    """Return the file of a path in a table: the one called so, else the one that `shown` calls so.
+
+    Accents may be composed or not.
+    """
+    place = Path(folder)
+    if os.path.lexists(place / path):
+        return place / path
+    for part in PurePosixPath(path).parts:
+        name = part
+        with suppress(OSError, ValueError):
+            if not os.path.lexists(place / part):
+                name = _names(place, place.stat().st_mtime_ns).get(_alike(part), part)
+        place /= name
+    return place
+
+
+def _alike(name: str) -> str:
+    return unicodedata.normalize("NFC", shown(name))
+
+
+@lru_cache(64)
+def _names(folder: Path, _: int) -> dict[str, str]:
+    return {_alike(path.name): path.name for path in folder.iterdir()}
 
 
 def write_atomic(path: str | Path, write: Callable[[Path], None]) -> None:
@@ -343,7 +389,7 @@ class Run:
     def sound_files(self, clips: pd.DataFrame) -> list[Path]:
         """Return the sound file of each clip."""
         folder = Path(self.recorded("data_dir")["path"])
-        return [folder / path for path in clips["path"]]
+        return [located(folder, path) for path in clips["path"]]
 
     def record(self, part: str, value: dict[str, Any]) -> None:
         """Put one part (parameters and facts of a stage) into run.json."""

@@ -18,7 +18,7 @@ import pytest
 import soundfile
 
 from genre_utils import own_music
-from genre_utils.data import audio
+from genre_utils.data import audio, inputs
 from genre_utils.extraction import features, vgg
 from genre_utils.models import explain, systems
 from genre_utils.models.cnn import HeadClassifier
@@ -360,8 +360,8 @@ def model(tmp_path_factory):
     """The folder of a small head with random weights behind the untrained trunk."""
     rng = np.random.default_rng(0)
     arrays = {}
-    for i, (inputs, outputs) in enumerate(pairwise((512, 512, 256, len(GENRES))), 1):
-        arrays[f"kernel_{i}"] = rng.normal(0, 0.05, (inputs, outputs)).astype(np.float32)
+    for i, (n_in, outputs) in enumerate(pairwise((512, 512, 256, len(GENRES))), 1):
+        arrays[f"kernel_{i}"] = rng.normal(0, 0.05, (n_in, outputs)).astype(np.float32)
         arrays[f"bias_{i}"] = rng.normal(0, 0.1, outputs).astype(np.float32)
     folder = tmp_path_factory.mktemp("model") / "model"
     SavedModel(GENRES, arrays, 2.0, FACTS).save(folder)
@@ -426,17 +426,18 @@ def test_folders_are_searched_and_nothing_is_passed_over(tmp_path):
     (tmp_path / "elsewhere" / "2.ogg").write_bytes(b"x")
     (tmp_path / "a" / "link").symlink_to(tmp_path / "elsewhere")
     places = [tmp_path / "a", tmp_path / "a/1.wav", tmp_path / "empty", tmp_path / "gone.wav"]
-    found = audio.sound_files(places)
+    found, passed = inputs.sound_files(places)
     usable = [path.relative_to(tmp_path).as_posix() for path, why in found.items() if not why]
     assert usable == sorted([*names[:3], "a/link/2.ogg"])
     refused = {path.name: why for path, why in found.items() if why}
     assert refused.keys() == {"empty", "gone.wav"}
-    assert refused["gone.wav"] == "no such file or folder"
-    assert audio.sound_files([tmp_path / "a/notes.txt"])  # named: tried, whatever it is called
-    with pytest.raises(UsageError, match=r"no sound file to listen to.*no such file"):
-        audio.sound_files([tmp_path / "gone.wav"])
+    assert refused["gone.wav"] == "cannot be read: No such file or directory"
+    assert passed == {".txt": 1, "link to a folder listed already": 1}
+    assert inputs.sound_files([tmp_path / "a/notes.txt"])  # named: tried, whatever it is called
+    with pytest.raises(UsageError, match=r"no sound file to listen to.*No such file"):
+        inputs.sound_files([tmp_path / "gone.wav"])
     with pytest.raises(UsageError, match="no sound files in it"):
-        audio.sound_files([tmp_path / "empty"])
+        inputs.sound_files([tmp_path / "empty"])
 
 
 def test_probabilities_are_those_of_the_stages_done_by_hand(tmp_path, predictor):

@@ -4,8 +4,7 @@ Sound files of any length as windows of 20 s, read piece by piece.
 """
 
 import io
-import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -140,40 +139,6 @@ def check(path: str | Path) -> tuple[float, str]:
     except ValueError as error:
         return len(y) / SAMPLE_RATE, str(error)
     return len(y) / SAMPLE_RATE, "ok"
-
-
-def sound_files(places: Iterable[str | Path]) -> dict[Path, str]:
-    """List the files that were asked for: path -> "", or why nothing can be read there.
-
-    A place is a file of any name, or a folder, in which every file that is called like a sound
-    file is found, links followed. `UsageError` where there is no file at all.
-    """
-    found: dict[Path, str] = {}
-    for place in map(Path, places):
-        if place.is_dir():
-            found |= _below(place) or {place: f"no sound files in it ({' '.join(SOUND)})"}
-        else:
-            found[place] = "" if os.path.lexists(place) else "no such file or folder"
-    if all(found.values()):
-        path, why = next(iter(found.items()), ("places", "none named"))
-        raise UsageError(f"no sound file to listen to: {path}: {why}")
-    return found
-
-
-def _below(folder: Path) -> dict[Path, str]:
-    files, closed, seen = [], {}, set()
-
-    def refuse(error: OSError) -> None:
-        closed[Path(error.filename)] = f"cannot be read: {error.strerror}"
-
-    for name, below, names in os.walk(folder, onerror=refuse, followlinks=True):
-        real = os.path.realpath(name)
-        if real in seen:  # links in a circle
-            below.clear()
-            continue
-        seen.add(real)
-        files += [Path(name) / n for n in names if n.lower().endswith(SOUND)]
-    return dict.fromkeys(sorted(files), "") | closed
 
 
 def windows(path: str | Path) -> Iterator[tuple[float, np.ndarray]]:

@@ -7,32 +7,29 @@ rows stay, so that the number of rows read equals the number used plus the numbe
 import hashlib
 import json
 import math
-from collections import Counter
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from types import MappingProxyType
 
 import joblib
-import mutagen
 import pandas as pd
 import pooch
 
-from genre_utils.data import audio, magnatagatune
+from genre_utils.data import audio, inputs, magnatagatune
 from genre_utils.data.download import Dataset, Release, Remote
 from genre_utils.data.download import download as download_release
 from genre_utils.runtime import GenreUtilsError, UsageError, each, progress
-from genre_utils.store import cache_dir, code_digest, file_digest, write_json
+from genre_utils.store import cache_dir, code_digest, file_digest, located, shown, write_json
 
 LABELS = ("genre", "artist", "album", "track")
 COLUMNS = ("clip_id", "path", "dataset", *LABELS, "start_s", "duration_s", "status")
-PLAIN = {"start_s": float("nan"), "status": "ok"}  # where in a track a file begins is not known
-# Of a field's names the last that a file has is taken; a wav file has those of ID3 itself.
-TAGS = {"artist": ("TPE1", "artist"), "album": ("TALB", "album"), "track": ("TIT2", "title")}
 OUTSIDE = "path leaves the data folder"
+TWICE, TWO_GENRES = "the same file as another row's", "one file under two genres"
 SEPARATOR = "\x1f"  # between names that are joined; pandas would drop a NUL
 SAVE_EVERY = 1000  # checked files between two writes of the kept results
-FAULTS = ("missing", "wrong_checksum", "undecodable", "too_short", "silent", "outside")
+FAULTS = ("missing", "wrong_checksum", "undecodable", "too_short", "silent", "outside", "row")
 
 
 def load_demo(folder: Path) -> tuple[pd.DataFrame, dict]:
@@ -78,19 +75,26 @@ def load_gtzan(folder: Path) -> tuple[pd.DataFrame, dict]:
             f"{folder}: no GTZAN here, that is genres/blues/blues.00000.au or .wav; "
             "`python -m genre_utils datasets download gtzan` fetches it"
         )
+    found, passed = inputs.below(root)
     rows = [
-        (path.stem, path.relative_to(folder).as_posix(), genre)
-        for genre in GTZAN_GENRES
-        for path in sorted((root / genre).glob("[!.]*"))
-        if path.suffix.lower() in audio.SOUND
+        (shown(path.stem), _path(path, folder), genre, why or "ok")
+        for path, why in found.items()
+        if (genre := "".join(path.relative_to(root).parts[:1])) in GTZAN_GENRES
     ]
-    if not rows:
+    passed["outside the genres' folders"] = len(found) - len(rows)
+    clips = pd.DataFrame(rows, columns=["clip_id", "path", "genre", "status"])
+    if clips.empty:
         raise GenreUtilsError(f"{root}: no .au or .wav files in the genres' folders")
-    clips = pd.DataFrame(rows, columns=["clip_id", "path", "genre"])
-    clips = clips.assign(artist="", album="", track=clips["clip_id"], **PLAIN)
-    _refuse_repeated(clips, root)
+    clips = clips.assign(artist="", album="", track=clips["clip_id"], start_s=float("nan"))
+    for clip_id in clips.loc[clips["clip_id"].duplicated(), "clip_id"]:
+        raise GenreUtilsError(f"{root}: {clip_id} stands there twice; keep one of them")
     clips.loc[clips["path"].str.endswith(GTZAN.known_bad), "status"] = "known broken file"
-    return clips, {"files": len(clips), "artists": "not in the archive", "faults": "Sturm 2012"}
+    report = {"files": len(clips), "artists": "not in the archive", "faults": "Sturm 2012"}
+    return clips, report | {"passed_over": dict(+passed)}
+
+
+def _path(path: Path, folder: Path) -> str:
+    return shown(path.relative_to(folder).as_posix())
 
 
 GTZAN = Dataset(
@@ -112,88 +116,69 @@ def load_folder(folder: Path) -> tuple[pd.DataFrame, dict]:
     """Read ``<genre>/**/*.<sound>``; artist, album and title come from the files' tags.
 
     A file without a title is a track of its own, named by its path; an unknown artist or album
-    is "". Hidden files are passed over; files of other kinds are counted in the report.
+    is "". What is not called like sound, and what is hidden, is passed over and counted.
     """
-    rows, others = [], Counter()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        parts = path.relative_to(folder).parts
-        if any(part.startswith(".") for part in parts):
-            continue
-        if len(parts) < 2 or path.suffix.lower() not in audio.SOUND:
-            others[path.suffix.lower() or path.name] += 1
-            continue
-        name = "/".join(parts)
-        rows.append({"clip_id": name, "path": name, "genre": parts[0], **_tags(path, name)})
-    if not rows:
-        raise GenreUtilsError(f"{folder}: no sound files; put them in {folder}/<genre>/")
-    report = {"files": len(rows), "files_of_other_kinds": dict(sorted(others.items()))}
-    return pd.DataFrame(rows).assign(**PLAIN), report
-
-
-def _tags(path: Path, name: str) -> dict[str, str]:
-    """Artist, album and track of a file; a file whose tags cannot be read has none."""
-    tags, found = {}, dict.fromkeys(TAGS, "")
-    with suppress(mutagen.MutagenError, OSError):
-        tags = getattr(mutagen.File(path, easy=True), "tags", None) or {}
-    for field, keys in TAGS.items():
-        for key in keys:
-            with suppress(KeyError, IndexError, TypeError, ValueError):  # differs by format
-                found[field] = " ".join(str(tags[key][0]).split())
-    return found | {"track": found["track"] or name}
+    found, passed = inputs.below(folder)
+    if not found:
+        others = inputs.and_passed(passed)
+        raise GenreUtilsError(f"{folder}: no sound files; put them in {folder}/<genre>/{others}")
+    rows, damaged = [], []
+    for path, why in found.items():
+        name = _path(path, folder)
+        genre = name.rpartition("/")[0].partition("/")[0]
+        tags = {} if why else inputs.tags(path)
+        damaged += [name] * (tags is None)
+        why = why or ("" if genre else "not in a folder of a genre")
+        rows.append({"path": name, "genre": genre, "status": why or "ok", **(tags or {})})
+    columns = ["path", "genre", "status", "artist", "album", "track"]
+    clips = pd.DataFrame(rows, columns=columns).fillna("")
+    clips["track"] = clips["track"].where(clips["track"] != "", clips["path"])
+    report = {"files": len(rows), "passed_over": dict(passed), "tags_unreadable": damaged}
+    return clips.assign(clip_id=clips["path"], start_s=float("nan")), report
 
 
 def load_csv(folder: Path, *, manifest: str = "") -> tuple[pd.DataFrame, dict]:
     """Read a manifest: path and genre, and where there are such columns artist, album, track.
 
-    ``manifest`` names the file in the folder (UTF-8; comma-separated, TAB-separated if it ends in
-    .tsv); empty: the one table there that has both columns. Paths are relative to the folder.
+    ``manifest`` names the file in the folder (see `inputs.read_rows`); empty: the one table there
+    that has both columns. Paths are relative to the folder. Where there is a column ``albumartist``
+    that names somebody, that is the artist.
     """
     path = folder / manifest if manifest else _only_manifest(folder)
-    try:
-        rows = _read_manifest(path)
-    except (ValueError, OSError) as error:
-        why = str(error).strip().splitlines()[0][:80]
-        raise GenreUtilsError(f"{path}: no table: {why}") from None
-    if absent := [name for name in ("path", "genre") if name not in rows]:
-        raise GenreUtilsError(f"{path}: no column {', '.join(absent)}; a manifest needs both")
-    rows = rows.apply(lambda column: column.str.strip())
-    for row in rows.index[rows["path"] == ""]:
-        raise GenreUtilsError(f"{path}: line {row + 2} has no path")
-    clips = rows.reindex(columns=["path", *LABELS], fill_value="")
-    track = clips["track"].where(clips["track"] != "", clips["path"])
-    clips = clips.assign(clip_id=clips["path"], track=track, **PLAIN)
-    clips.loc[clips["genre"] == "", "status"] = "no genre in the manifest"
-    _refuse_repeated(clips, path)
-    unknown = sorted(set(rows) - {"path", *LABELS})
-    return clips, {"manifest": path.name, "rows": len(rows), "columns_not_used": unknown}
+    rows, how = inputs.read_rows(path, ("path", "genre"), (*LABELS, "albumartist"))
+    text = rows.reindex(columns=["path", "albumartist", *LABELS], fill_value="")
+    text = text.map(lambda field: shown(field.strip()))
+    who = map(inputs.somebody, text["albumartist"], text["artist"])
+    where = [inputs.below_folder(folder, p) if p else "" for p in text["path"]]
+    clips = text.drop(columns="albumartist").assign(artist=list(who), path=where, status="ok")
+    clips = clips.astype(str)
+    clips.loc[clips["path"] == "", "status"] = "no path"
+    clips["status"] = rows["fault"].where(rows["fault"] != "", clips["status"])
+    clips["track"] = clips["track"].where(clips["track"] != "", clips["path"])
+    again = (clips["path"] == "") | clips["path"].duplicated()
+    line = clips["path"].str.cat("line " + clips.index.astype(str), sep=" ").str.strip()
+    clips = clips.assign(clip_id=clips["path"].where(~again, line), start_s=float("nan"))
+    unknown = sorted(set(rows) - {*text, "fault"})
+    report = {"manifest": path.name, "rows": len(rows), "columns_not_used": unknown, **how}
+    return clips.reset_index(drop=True), report
 
 
 def _only_manifest(folder: Path) -> Path:
-    manifests = []
+    manifests, others = [], []
     for path in sorted([*folder.glob("*.csv"), *folder.glob("*.tsv")]):
-        with suppress(ValueError, OSError):
-            header = _read_manifest(path, nrows=0, encoding_errors="replace")
-            if {"path", "genre"} <= set(header):
-                manifests.append(path)
+        try:
+            inputs.read_rows(path, ("path", "genre"))
+            manifests.append(path)
+        except GenreUtilsError as error:
+            others.append(str(error))
     if len(manifests) != 1:
         names = ", ".join(path.name for path in manifests) or "none"
+        why = f" ({others[0]})" if others and not manifests else ""
         raise UsageError(
-            f"{folder}: one .csv or .tsv with the columns path and genre is needed, found {names}; "
-            "name the file itself as --data-dir"
+            f"{folder}: one .csv or .tsv with the columns path and genre is needed, found {names}"
+            f"{why}; name the file itself as --data-dir"
         )
     return manifests[0]
-
-
-def _read_manifest(path: Path, **options: object) -> pd.DataFrame:
-    separator = "\t" if path.suffix.lower() == ".tsv" else ","
-    return pd.read_csv(
-        path, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig", **options
-    )
-
-
-def _refuse_repeated(clips: pd.DataFrame, where: Path) -> None:
-    for clip_id in clips.loc[clips["clip_id"].duplicated(), "clip_id"]:
-        raise GenreUtilsError(f"{where}: {clip_id} stands there twice; keep one of them")
 
 
 FOLDER = Dataset(
@@ -255,7 +240,9 @@ def read_table(
 ) -> tuple[Dataset, Path, pd.DataFrame, dict]:
     """Read a data set: itself, the folder of its paths, clips with unchecked audio, counts.
 
-    The clips have all `COLUMNS`; one whose path leaves the folder is refused.
+    The clips have all `COLUMNS`. A path that leaves the folder is refused, and of two rows of one
+    file the second, or both where their genres differ; the counts name these as ``rows_refused``.
+    Spellings of one genre or artist are made one, ``merged``.
     """
     dataset = get(name)
     if unknown := sorted(set(options) - set(dataset.options)):
@@ -266,10 +253,38 @@ def read_table(
     clips, report = dataset.load(folder, **options)
     clips = clips.assign(dataset=name).reindex(columns=list(COLUMNS))
     clips = clips.sort_values("clip_id", ignore_index=True).astype({"duration_s": float})
-    paths = clips["path"].map(PurePosixPath)
-    outside = paths.map(lambda path: path.is_absolute() or ".." in path.parts).astype(bool)
+    merged: dict[str, dict[str, str]] = {}
+    clips["artist"] = clips["artist"].map(inputs.somebody)
+    for field in ("genre", "artist"):
+        clips[field], merged[field] = inputs.merge(clips[field])
+    readable = clips["path"] != ""
+    clips.loc[(clips["genre"] == "") & (clips["status"] == "ok"), "status"] = "no genre"
+    outside = readable & clips["path"].map(inputs.leaves).astype(bool)
     clips.loc[outside, "status"] = OUTSIDE
-    return dataset, folder, clips, report
+    ok = clips[clips["status"] == "ok"]
+    file = ok["path"].map(lambda path: os.path.realpath(located(folder, path)))
+    torn = ok["genre"].groupby(file).transform("nunique") > 1
+    clips.loc[ok.index[file.duplicated()], "status"] = TWICE
+    clips.loc[ok.index[torn], "status"] = TWO_GENRES
+    refused = clips[~readable | clips["status"].isin((TWICE, TWO_GENRES))]
+    rows_refused = dict(zip(refused["clip_id"], refused["status"], strict=True))
+    return dataset, folder, clips, report | {"rows_refused": rows_refused, "merged": merged}
+
+
+def remarks(report: dict) -> list[str]:
+    """Say in a line each what of a data set's counts its user should know; often nothing."""
+    lines = {
+        "table": [report.get("read_as", "")],
+        "rows refused": [f"{row}: {why}" for row, why in report["rows_refused"].items()],
+        "files": [inputs.and_passed(report.get("passed_over", {}), "")],
+        "damaged tags, used without": report.get("tags_unreadable", []),
+    }
+    for field, spellings in report["merged"].items():
+        lines[f"spellings of one {field}"] = [
+            f"{old!r} is {new!r}" for old, new in spellings.items()
+        ]
+    more = {what: f" and {len(some) - 5} more" * (len(some) > 5) for what, some in lines.items()}
+    return [f"{what}: {', '.join(s[:5])}{more[what]}" for what, s in lines.items() if any(s)]
 
 
 def load_clips(
@@ -304,10 +319,13 @@ def load_clips(
         )
     refused = clips.loc[clips["status"] != "ok", "status"]
     sizes = _sizes(clips)
+    used = set(clips.loc[clips["status"] == "ok", "path"])
+    damaged = [path for path in loaded.get("tags_unreadable", ()) if path in used]
     return clips, {
         "dataset": name,
         "synthetic": dataset.synthetic,
         **loaded,
+        "tags_unreadable": damaged,
         "clips_ok": len(clips) - len(refused),
         "clips_refused": refused.value_counts().to_dict(),
         "genres": sizes.to_dict("index"),
@@ -357,7 +375,7 @@ def check_audio(
         todo = chosen.index.difference(checked)
         if todo.empty:
             break
-        results = check_files([folder / path for path in clips.loc[todo, "path"]], jobs)
+        results = check_files([located(folder, path) for path in clips.loc[todo, "path"]], jobs)
         clips.loc[todo, "duration_s"] = [round(duration, 3) for duration, _ in results]
         clips.loc[todo, "status"] = [status for _, status in results]
         checked = checked.union(todo)
@@ -378,19 +396,32 @@ def check_files(paths: Sequence[Path], jobs: int) -> list[tuple[float, str]]:
     todo = list(new)
     for part in (todo[i : i + SAVE_EVERY] for i in range(0, len(todo), SAVE_EVERY)):
         # In processes: decoding redirects descriptor 2, which all threads of a process share.
-        tasks = [(new[key],) for key in part]
-        results = each(audio.check, tasks, jobs=jobs, desc="audio check", unit="file")
+        results = _checked([new[key] for key in part], jobs)
         kept |= dict(zip(part, results, strict=True))
         write_json(store, kept)
     pairs = zip(digests, paths, strict=True)
-    return [kept[key] if key else audio.check(path) for key, path in pairs]
+    return [
+        kept[key] if key else (math.nan, inputs.unreadable(path) or "cannot be read")
+        for key, path in pairs
+    ]
+
+
+def _checked(paths: list[Path], jobs: int) -> list[tuple[float, str]]:
+    """Check files; one whose decoder ends the worker process is found by halving, and refused."""
+    try:
+        tasks = [(path,) for path in paths]
+        return each(audio.check, tasks, jobs=jobs, desc="audio check", unit="file")
+    except GenreUtilsError:
+        if len(paths) < 2:
+            return [(math.nan, "cannot be decoded: it ends the decoder's process")] * len(paths)
+        half = len(paths) // 2
+        return _checked(paths[:half], jobs) + _checked(paths[half:], jobs)
 
 
 def _digest_or_nothing(path: Path) -> str:
-    try:
-        return file_digest(path)
-    except OSError:
-        return ""
+    with suppress(OSError):
+        return "" if inputs.unreadable(path) else file_digest(path)
+    return ""
 
 
 def _digests(paths: Sequence[Path], jobs: int, digest: Callable[[Path], str]) -> list[str]:
@@ -402,7 +433,7 @@ def _digests(paths: Sequence[Path], jobs: int, digest: Callable[[Path], str]) ->
 def audio_digests(clips: pd.DataFrame, folder: Path, *, jobs: int = 1) -> dict[str, str]:
     """SHA-256 of the file of each clip that is "ok", ``{clip_id: digest}``."""
     ok = clips[clips["status"] == "ok"]
-    digests = _digests([folder / path for path in ok["path"]], jobs, file_digest)
+    digests = _digests([located(folder, path) for path in ok["path"]], jobs, file_digest)
     return dict(zip(ok["clip_id"], digests, strict=True))
 
 
@@ -433,18 +464,20 @@ def validate(name: str, data_dir: str | Path | None = None, *, jobs: int = 1) ->
     so has ``known_bad``, files that are faulty in the release itself; ``notes`` name tables of
     another version; ``ok``: no other fault.
     """
-    dataset, folder, clips, _ = read_table(name, data_dir, jobs=jobs)
+    dataset, folder, clips, report = read_table(name, data_dir, jobs=jobs)
     faults: dict[str, dict[str, str]] = {kind: {} for kind in (*FAULTS, "known_bad")}
+    faults["row"] = report["rows_refused"]
+    n_clips, clips = len(clips), clips[~clips["clip_id"].isin(faults["row"])]
     inside = clips["status"] != OUTSIDE
     faults["outside"] = dict.fromkeys(clips.loc[~inside, "path"], OUTSIDE)
     paths = clips.loc[inside, "path"].tolist()
-    results = check_files([folder / path for path in paths], jobs)
-    for path, (duration, status) in zip(paths, results, strict=True):
+    found = [located(folder, path) for path in paths]
+    for path, file, (duration, status) in zip(paths, found, check_files(found, jobs), strict=True):
         if status == "ok":
             continue
         if path.endswith(dataset.known_bad):
             kind = "known_bad"
-        elif not (folder / path).is_file():
+        elif inputs.unreadable(file):
             kind = "missing"
         elif math.isnan(duration):
             kind = "undecodable"
@@ -458,13 +491,13 @@ def validate(name: str, data_dir: str | Path | None = None, *, jobs: int = 1) ->
         and pooch.file_hash(str(folder / table.name), alg="md5") != table.md5
     ]
     notes = [f"{table} is not the release's: an excerpt or another version" for table in tables]
-    if notes and len(clips) >= dataset.release.n_audio:
+    if notes and n_clips >= dataset.release.n_audio:
         faults["wrong_checksum"], notes = dict.fromkeys(tables, "not as released"), []
     return {
         "dataset": name,
         "folder": str(folder),
-        "clips": len(clips),
+        "clips": n_clips,
         **faults,
-        "notes": notes,
+        "notes": notes + remarks(report | {"rows_refused": {}}),
         "ok": not any(faults[kind] for kind in FAULTS),
     }

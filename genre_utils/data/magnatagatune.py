@@ -17,13 +17,13 @@ from tempfile import TemporaryDirectory
 import pandas as pd
 
 from genre_utils.data.download import Dataset, Release, Remote
+from genre_utils.data.inputs import TABLE_CAP, read_rows
 from genre_utils.paper import GENRES
 from genre_utils.runtime import GenreUtilsError, UsageError
 
 CLIP_INFO = "clip_info_final.csv"
 CATALOGUES = ("sqlite_normalized.db", "sqlite_normalized.db.gz", "song_info.csv")
 CATALOGUE_CAP = 256 * 2**20  # bytes, unpacked; the true one has some ten million
-TABLE_CAP = 64 * 2**20  # bytes of a table or a packed catalogue
 MULTI_GENRE = ("first", "single")
 HOW_TO_GET = "`python -m genre_utils datasets download magnatagatune` fetches it"
 INFO_COLUMNS = ("clip_id", "title", "artist", "album", "url", "segmentStart", "mp3_path")
@@ -53,19 +53,20 @@ def load(folder: Path, *, multi_genre: str = "first") -> tuple[pd.DataFrame, dic
     """
     if multi_genre not in MULTI_GENRE:
         raise UsageError(f"multi_genre={multi_genre!r}: one of {', '.join(MULTI_GENRE)}")
-    rows = _read_clip_info(folder / CLIP_INFO)
-    info = rows[rows["mp3_path"] != ""].reset_index(drop=True)
+    rows, how = _read_clip_info(folder / CLIP_INFO)
+    info = rows[(rows["mp3_path"] != "") | (rows["fault"] != "")].reset_index(drop=True)
+    unfit = info["fault"] != ""
     genres, catalogue = album_genres(folder)
     info["sku"] = info["url"].str.extract(r"/albums/([^/?#]+)/?\s*$", expand=False).fillna("")
     labels = {sku: _label(genres.get(sku, ()), multi_genre) for sku in info["sku"].unique()}
     below = "mp3/" if (folder / "mp3").is_dir() else ""
     clips = info.rename(columns={"title": "track"}).assign(
-        path=below + info["mp3_path"],
+        path=(below + info["mp3_path"]).where(info["mp3_path"] != "", ""),
         genre=info["sku"].map(lambda sku: labels[sku][0]),
         start_s=pd.to_numeric(info["segmentStart"], errors="coerce"),
-        status=info["sku"].map(lambda sku: labels[sku][1]),
+        status=info["fault"].where(unfit, info["sku"].map(lambda sku: labels[sku][1])),
     )
-    clips_of = info["sku"].value_counts().sort_index()
+    clips_of = info.loc[~unfit, "sku"].value_counts().sort_index()
     lost = [sku for sku in clips_of.index if not genres.get(sku)]
     several = [sku for sku in clips_of.index if len(genres.get(sku, ())) > 1]
     return clips, {
@@ -74,12 +75,13 @@ def load(folder: Path, *, multi_genre: str = "first") -> tuple[pd.DataFrame, dic
         "catalogue": catalogue,
         "multi_genre": multi_genre,
         "clips": len(info),
-        "clips_matched": int(len(info) - clips_of[lost].sum()),
-        "match_rate": round(float(1 - clips_of[lost].sum() / max(len(info), 1)), 4),
+        "clips_matched": int(clips_of.sum() - clips_of[lost].sum()),
+        "match_rate": round(float(1 - clips_of[lost].sum() / max(clips_of.sum(), 1)), 4),
         "albums": len(clips_of),
         "albums_without_genre": lost,
         "albums_with_several_genres": {sku: list(genres[sku]) for sku in several},
         "clips_with_several_genres": int(clips_of[several].sum()),
+        **how,
     }
 
 
@@ -94,21 +96,18 @@ def _label(genres: tuple[str, ...], multi_genre: str) -> tuple[str, str]:
     return genres[0], "ok"
 
 
-def _read_clip_info(path: Path) -> pd.DataFrame:
+def _read_clip_info(path: Path) -> tuple[pd.DataFrame, dict[str, str]]:
     if not path.is_file():
         raise GenreUtilsError(f"{path} is missing; {HOW_TO_GET}")
     try:
-        rows = pd.read_csv(
-            path, sep="\t", dtype=str, keep_default_na=False, encoding_errors="replace"
-        )
-    except (ValueError, OSError) as error:  # pandas' parser errors are ValueErrors
-        why = str(error).strip().splitlines()[0][:80]
-        raise GenreUtilsError(f"{path} is not a TAB-separated table: {why}; {HOW_TO_GET}") from None
-    if absent := [name for name in INFO_COLUMNS if name not in rows]:
-        raise GenreUtilsError(f"{path} has no column {', '.join(absent)}; {HOW_TO_GET}")
+        rows, how = read_rows(path, INFO_COLUMNS)
+    except GenreUtilsError as error:
+        raise GenreUtilsError(f"{error}; {HOW_TO_GET}") from None
+    unfit = rows["fault"] != ""
+    rows.loc[unfit, "clip_id"] = "line " + rows.index[unfit].astype(str)
     for clip_id in rows.loc[rows["clip_id"].duplicated(), "clip_id"]:
         raise GenreUtilsError(f"{path}: clip_id {clip_id} stands there twice; {HOW_TO_GET}")
-    return rows
+    return rows.reset_index(drop=True), how
 
 
 def album_genres(folder: Path) -> tuple[dict[str, tuple[str, ...]], str]:
