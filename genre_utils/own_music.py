@@ -221,7 +221,7 @@ def train_from_run(run: Run) -> SavedModel:
     folds = folds.assign(fold=folds["fold"] % FOLDS)
     known = "the run has no artist folds" if folds.empty else folds
     model = fit(clips, run.arrays(MAPS), known, DEFAULT)
-    report = run.recorded("corpus").get("report", {})
+    report = run.recorded("corpus")["report"]
     model.facts["data"]["passed_over"] = report.get("passed_over", {})
     return model.save(out)
 
@@ -437,7 +437,7 @@ def answer(
     print(_printed(answers, list(predictor.model.classes), form), flush=True)
     n += sum(passed.values())
     total = f"{n} file{'s' * (n > 1)} = {len(answers) - refused} predicted + {refused} refused"
-    print(total + inputs.and_passed(passed, " +"), file=sys.stderr)
+    print(total + inputs.and_passed(passed, " + "), file=sys.stderr)
     return refused
 
 

@@ -136,16 +136,13 @@ def located(folder: str | Path, path: str | PurePosixPath) -> Path:
 
     Accents may be composed or not.
     """
-    place = Path(folder)
-    if os.path.lexists(place / path):
-        return place / path
-    for part in PurePosixPath(path).parts:
-        name = part
+    place, (first, *rest) = Path(folder), PurePosixPath(path).parts or (".",)
+    if not os.path.lexists(place / path):
         with suppress(OSError, ValueError):
-            if not os.path.lexists(place / part):
-                name = _names(place, place.stat().st_mtime_ns).get(_alike(part), part)
-        place /= name
-    return place
+            for name in _names(place, place.stat().st_mtime_ns).get(_alike(first), ()):
+                if os.path.lexists(found := located(place / name, PurePosixPath(*rest))):
+                    return found
+    return place / path
 
 
 def _alike(name: str) -> str:
@@ -153,8 +150,11 @@ def _alike(name: str) -> str:
 
 
 @lru_cache(64)
-def _names(folder: Path, _: int) -> dict[str, str]:
-    return {_alike(path.name): path.name for path in folder.iterdir()}
+def _names(folder: Path, _: int) -> dict[str, list[str]]:
+    names: dict[str, list[str]] = {}
+    for path in folder.iterdir():
+        names.setdefault(_alike(path.name), []).append(path.name)
+    return names
 
 
 def write_atomic(path: str | Path, write: Callable[[Path], None]) -> None:

@@ -258,6 +258,7 @@ def _run(folder, artists=True, n=60):
     maps = Store.make(folder, "vgg-mel", {"features": mel.folder.name, "weights": "f" * 64, **look})
     maps.put(ids, rows)
     run.record_arrays({"vgg-mel": maps})
+    run.record("corpus", {"report": {"passed_over": {".jpg": 3}}})
     return run, rows, clips.assign(sha256=clips["clip_id"])
 
 
@@ -272,6 +273,10 @@ def test_a_run_becomes_a_model(tmp_path, monkeypatch):
     assert facts["features"] == {"look": look, "precision": "float32", "weights": "f" * 64}
     assert facts["data"]["clips"] == 60
     assert facts["data"]["refused"] == {"silent": 1}
+    text = own_music.card(again)
+    assert (
+        "out:\n\n- 1 × silent\n\nFiles that were passed over" in text and "\n- 3 × .jpg\n" in text
+    )
     assert facts["data"]["genres"]["Jazz"] == {"clips": 20, "artists": 5}
     estimate = facts["estimate"]
     assert estimate["accuracy_lo"] <= estimate["accuracy"] <= estimate["accuracy_hi"]
@@ -605,9 +610,10 @@ def _table(out):
 @pytest.mark.parametrize(("form", "read"), [("json", _json), ("csv", _csv), ("table", _table)])
 def test_every_file_is_answered_or_refused_with_the_reason(model, mixed, form, read, capfd):
     folder, bad = mixed
+    (folder / "cover.jpg").write_bytes(b"x")
     assert own_music.answer(model, [folder], form=form) == 8
     out, err = capfd.readouterr()
-    assert "10 files = 2 predicted + 8 refused" in err
+    assert "11 files = 2 predicted + 8 refused + 1 passed over (1 .jpg)" in err
     assert "it has heard no real music, its VGG-16 is untrained" in err
     said = read(out)
     assert list(said) == sorted(said)

@@ -103,16 +103,17 @@ def unreadable(path: Path) -> str:
         mode = path.stat().st_mode
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or error
-        return f"cannot be read: {'a link to nothing' if path.is_symlink() else why}"
+        link = os.path.islink(path)  # noqa: PTH114 (Path's own fails for a name that is too long)
+        return f"cannot be read: {'a link to nothing' if link else why}"
     if not stat.S_ISREG(mode):
         return FOLDER if stat.S_ISDIR(mode) else "cannot be read: not a regular file"
     return "" if os.access(path, os.R_OK) else "cannot be read: Permission denied"
 
 
-def and_passed(passed: dict[str, int], sign: str = ";") -> str:
+def and_passed(passed: dict[str, int], sign: str = "; ") -> str:
     """Say what was passed over, to be put behind a line; "" for nothing."""
     kinds = ", ".join(f"{n} {kind}" for kind, n in Counter(passed).most_common())
-    return f"{sign} {sum(passed.values())} passed over ({kinds})".strip() if passed else ""
+    return f"{sign}{sum(passed.values())} passed over ({kinds})" if passed else ""
 
 
 def tags(path: Path) -> dict[str, str] | None:
@@ -237,7 +238,8 @@ def read_rows(
     for line, fields in _records(lines[1:], sign, least, width):
         fits = least <= len(fields) <= width
         fault = "" if fits else f"row of {len(fields)} fields, the header has {width}"
-        records[line] = [*(fields * fits + [""] * width)[:width], fault]
+        texts = [" ".join(field.splitlines()) for field in fields * fits]
+        records[line] = [*(texts + [""] * width)[:width], fault]
     rows = pd.DataFrame.from_dict(records, "index", dtype=str, columns=[*header, "fault"])
     how = [encoding] * (encoding != "UTF-8") + [f"separated by {sign!r}"] * (sign not in ",\t")
     said = {"read_as": f"{path.name} is {', '.join(how)}"} if how else {}
@@ -255,14 +257,13 @@ def _records(
             # Quotes that are not paired belong to the text; or a line ends between two, unless
             # what follows are rows by themselves.
             fields = plain = _plain(lines[at], sign)
-            while len(plain) != width and end < min(len(lines), at + MOST_LINES):
-                longer, end = _fields(lines[at : end + 1], sign, width), end + 1
-                if least <= len(longer) <= width:
-                    fields = longer
+            for last in range(at + 1, min(at + MOST_LINES, len(lines))):
+                longer = _fields(lines[at : last + 1], sign, width)
+                alone = len(_plain(lines[last], sign)) == width
+                if least <= len(longer) <= width and not (alone and len(plain) == width):
+                    fields, end = longer, last + 1
+                if alone or end > at + 1:
                     break
-                plain = _plain(lines[end - 1], sign)
-            else:
-                end = at + 1
         if any(field.strip() for field in fields):
             yield lines[at][0], fields
         at = end
