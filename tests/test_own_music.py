@@ -574,7 +574,7 @@ def mixed(tmp_path_factory):
         "short.wav": "too short: 0.5 s",
         "headers only.wav": "no samples",
         "nan.wav": "not finite",
-        "dangling.wav": "cannot be read: No such file",
+        "dangling.wav": "cannot be read: a link to nothing",
         "pipe.wav": "not a regular file",
     }
 
