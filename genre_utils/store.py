@@ -44,6 +44,9 @@ INFRASTRUCTURE = tuple(f"{PACKAGE}.{name}" for name in ("store", "runtime", "bac
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 DISTRIBUTIONS = {"sklearn": "scikit-learn", "yaml": "pyyaml"}  # where import and package differ
 WINDOWS = "genre_utils.windows"  # how `shown` decodes what is no UTF-8
+codecs.register_error(
+    WINDOWS, lambda e: (e.object[e.start : e.end].decode("cp1252", "replace"), e.end)
+)
 KEY = "key.txt"  # parameters of a store
 
 
@@ -115,13 +118,6 @@ def file_digest(path: str | Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _windows(error: UnicodeDecodeError) -> tuple[str, int]:
-    return error.object[error.start : error.end].decode("cp1252", "replace"), error.end
-
-
-codecs.register_error(WINDOWS, _windows)
-
-
 def shown(name: str | bytes) -> str:
     """Return a name from outside as text that every table, notebook and terminal takes.
 
@@ -132,10 +128,7 @@ def shown(name: str | bytes) -> str:
 
 
 def located(folder: str | Path, path: str | PurePosixPath) -> Path:
-    """Return the file of a path in a table: the one called so, else the one that `shown` calls so.
-
-    Accents may be composed or not.
-    """
+    """Return the file of a path in a table: called so, else `shown` so, accents composed or not."""
     place, (first, *rest) = Path(folder), PurePosixPath(path).parts or (".",)
     if not os.path.lexists(place / path):
         with suppress(OSError, ValueError):

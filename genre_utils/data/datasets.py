@@ -77,7 +77,7 @@ def load_gtzan(folder: Path) -> tuple[pd.DataFrame, dict]:
         )
     found, passed = inputs.below(root)
     rows = [
-        (shown(path.stem), _path(path, folder), genre, why or "ok")
+        (shown(path.stem), shown(path.relative_to(folder).as_posix()), genre, why or "ok")
         for path, why in found.items()
         if (genre := "".join(path.relative_to(root).parts[:1])) in GTZAN_GENRES
     ]
@@ -91,10 +91,6 @@ def load_gtzan(folder: Path) -> tuple[pd.DataFrame, dict]:
     clips.loc[clips["path"].str.endswith(GTZAN.known_bad), "status"] = "known broken file"
     report = {"files": len(clips), "artists": "not in the archive", "faults": "Sturm 2012"}
     return clips, report | {"passed_over": dict(+passed)}
-
-
-def _path(path: Path, folder: Path) -> str:
-    return shown(path.relative_to(folder).as_posix())
 
 
 GTZAN = Dataset(
@@ -124,14 +120,13 @@ def load_folder(folder: Path) -> tuple[pd.DataFrame, dict]:
         raise GenreUtilsError(f"{folder}: no sound files; put them in {folder}/<genre>/{others}")
     rows, damaged = [], []
     for path, why in found.items():
-        name = _path(path, folder)
+        name = shown(path.relative_to(folder).as_posix())
         genre = name.rpartition("/")[0].partition("/")[0]
         tags = {} if why else inputs.tags(path)
         damaged += [name] * (tags is None)
-        why = why or ("" if genre else "not in a folder of a genre")
-        rows.append({"path": name, "genre": genre, "status": why or "ok", **(tags or {})})
-    columns = ["path", "genre", "status", "artist", "album", "track"]
-    clips = pd.DataFrame(rows, columns=columns).fillna("")
+        why = why or ("ok" if genre else "not in a folder of a genre")
+        rows.append({"path": name, "genre": genre, "status": why, **(tags or {})})
+    clips = pd.DataFrame(rows, columns=["path", "status", *LABELS]).fillna("")
     clips["track"] = clips["track"].where(clips["track"] != "", clips["path"])
     report = {"files": len(rows), "passed_over": dict(passed), "tags_unreadable": damaged}
     return clips.assign(clip_id=clips["path"], start_s=float("nan")), report
@@ -150,8 +145,7 @@ def load_csv(folder: Path, *, manifest: str = "") -> tuple[pd.DataFrame, dict]:
     text = text.map(lambda field: shown(field.strip()))
     who = map(inputs.somebody, text["albumartist"], text["artist"])
     where = [inputs.below_folder(folder, p) if p else "" for p in text["path"]]
-    clips = text.drop(columns="albumartist").assign(artist=list(who), path=where, status="ok")
-    clips = clips.astype(str)
+    clips = text.assign(artist=list(who), path=where, status="ok").astype(str)
     clips.loc[clips["path"] == "", "status"] = "no path"
     clips["status"] = rows["fault"].where(rows["fault"] != "", clips["status"])
     clips["track"] = clips["track"].where(clips["track"] != "", clips["path"])

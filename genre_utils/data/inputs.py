@@ -40,7 +40,7 @@ NOBODY = re.compile(  # of keys made by `same`
 # A tag's name in its format -> ours. EasyID3 and the like know most; ASF and ID3 in WAV do not.
 TAGS = {"wm/albumartist": "albumartist", "author": "artist", "wm/albumtitle": "album"}
 TAGS |= {"tpe2": "albumartist", "tpe1": "artist", "talb": "album", "tit2": "title"}
-TAGS |= {name: name for name in ("albumartist", "artist", "album", "title")}
+TAGS |= {name: name for name in TAGS.values()}
 INFO = {b"IART": "artist", b"IPRD": "album", b"INAM": "title"}
 
 
