@@ -295,6 +295,7 @@ class Run:
     def __init__(self, out: str | Path = "", dataset: str = "demo") -> None:
         self.folder = Path(out).expanduser().resolve() if out else ROOT / "runs" / f"demo-{dataset}"
         self.figures = self.folder / "figures"
+        pd.set_option("display.html.use_mathjax", False)  # a "$" in a name is a dollar
         own = self.folder / "cache"
         self.cache = own if own.is_dir() else cache_dir() / "arrays"
 

@@ -271,9 +271,9 @@ def _way_out(genre: pd.Series, group: pd.Series, protocol: str, n_folds: int, se
         kept = genre.isin(smallest[lost:])
         for n in range(n_folds, 1, -1):
             if not _drawn(genre[kept], group[kept], protocol, n, seed)[1]:
-                fewer = [f"n_folds={n}"] if n < n_folds else []
-                out = [f"without {', '.join(map(repr, smallest[:lost]))}"] if lost else []
-                return f"{' and '.join(out + fewer)} it can be done"
+                words = [f"without {', '.join(map(repr, smallest[:lost]))}"] * bool(lost)
+                words += [f"with n_folds={n}"] * (n < n_folds)
+                return f"it can be done {' and '.join(words)}"
     return "it takes more clips, or another protocol"
 
 

@@ -72,7 +72,7 @@ def _letters() -> set[str]:
     """Characters that some of `FONTS` have, both plain and bold."""
     known = []
     for weight in ("normal", "bold"):
-        fonts = (get_font(findfont(FontProperties(name, weight=weight))) for name in FONTS)
+        fonts = (get_font(findfont(FontProperties(family=name, weight=weight))) for name in FONTS)
         known.append({chr(code) for font in fonts for code in font.get_charmap()})
     return set.intersection(*known)
 
@@ -168,7 +168,7 @@ def mel_spectrograms(examples: list[tuple[str, str, np.ndarray]], note: str = ""
     fig, axes = panels(len(examples), 2, 0.8, 2.7)
     for ax, (genre, clip, mel) in zip(axes.flat, examples, strict=False):
         image = show_feature(ax, mel, "mel", vmin=-TOP_DB, vmax=0)
-        ax.set_title(shown(genre, 44))
+        ax.set_title(shown(genre, 34))
         box = {"facecolor": "black", "alpha": 0.55, "edgecolor": "none", "pad": 2}
         style = {"transform": ax.transAxes, "va": "top", "fontsize": 8.5, "color": "white"}
         ax.text(

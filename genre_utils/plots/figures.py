@@ -212,7 +212,9 @@ def confusion_matrices(
     order = [shown(genre) for genre in order]
     tables = (ours.loc[order, order], ours_title), (paper_table, "The paper")
     same = order == list(paper_table.index)
-    fig, axes = canvas(1, 2, (5.6 if same else 5.1) + 0.3 * bool(note), sharey=same)
+    long = any("\n" in genre for genre in order)
+    height = (5.6 if same else 5.1) + 0.3 * bool(note) + 1.5 * long
+    fig, axes = canvas(1, 2, height, sharey=same)
     style = {"cmap": "Blues", "vmin": 0, "vmax": 100, "linewidths": 0.5, "linecolor": "0.92"}
     style |= {"cbar": False, "annot": True, "fmt": ".0f", "annot_kws": {"fontsize": 9.5}}
     for ax, (table, title) in zip(axes, tables, strict=True):
@@ -220,8 +222,9 @@ def confusion_matrices(
         for text in ax.texts:
             text.set_color("0.7" if text.get_text() == "0" else text.get_color())
         ax.set(title=shown(title, 34), xlabel="Predicted genre", ylabel="True genre")
-        ax.tick_params(length=0)
+        ax.tick_params(length=0, **({"labelsize": 7} if long else {}))
         turned = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
+        turned |= {"rotation": 90, "va": "center"} if long else {}
         ax.set_xticks(ax.get_xticks(), table.columns, **turned)
         ax.tick_params(axis="y", rotation=0)
     axes[1].set_ylabel("")
