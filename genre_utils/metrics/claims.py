@@ -180,7 +180,7 @@ def claims_markdown(table: pd.DataFrame, title: str, note: str = "") -> str:
         "verdict": table["verdict"],
         "why": table["why"],
     }
-    return tables.page(pd.DataFrame(columns), "The paper's claims", title, note, bold=["verdict"])
+    return tables.page(pd.DataFrame(columns), "The paper's claims", title, note, bold="verdict")
 
 
 def _result(measured: str, figures: Sequence[float], verdict: str, why: str) -> tuple:

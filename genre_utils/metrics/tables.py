@@ -13,9 +13,6 @@ SONG = {name: f"song_{name}" for name in ("accuracy", "accuracy_lo", "accuracy_h
 SONG |= {"n_clips": "n_songs"}
 REFERENCE = next(iter(paper.TABLE1))  # cnn-mel
 LEADS = ["lead", "lead_lo", "lead_hi", "song_lead", "song_lead_lo", "song_lead_hi", "song_lead_p"]
-ENDS = ("", "_lo", "_hi")
-CURVE = ["system", "train_size", "n_artists", *(f"accuracy{end}" for end in ENDS), "lowest"]
-CURVE += ["highest", *(f"{name}{end}" for name in ("lead", "gain", "twice") for end in ENDS)]
 
 
 def page(
@@ -23,18 +20,19 @@ def page(
     heading: str,
     title: str,
     note: str = "",
-    right: Sequence[str] = (),
-    bold: Sequence[str] = (),
+    right: Sequence = (),
+    bold: str = "",
 ) -> str:
     """Return a table of texts in Markdown, under a heading; all texts are shown as they are.
 
-    ``title`` names the data, ``note`` is what must be said of them; ``right`` and ``bold`` name
-    columns that are aligned to the right, or bold.
+    ``title`` names the data, ``note`` is what must be said of them; ``right`` names the columns
+    that are aligned to the right, ``bold`` one that is bold.
     """
     said = f" ({plain(note)})" if note and note != title else ""
     align = ["right" if column in right else "left" for column in table]
     cells = table.map(plain)
-    cells = cells.assign(**{column: "**" + cells[column] + "**" for column in bold})
+    if bold:
+        cells[bold] = "**" + cells[bold] + "**"
     text = cells.to_markdown(index=False, disable_numparse=True, colalign=align)
     return f"**{plain(f'{heading} on {title}')}**{said}\n\n{text}\n"
 
@@ -86,9 +84,8 @@ def markdown(table: pd.DataFrame, title: str, note: str = "") -> str:
     ]
     text = page(pd.DataFrame(rows), "Table 1", title, note, list(rows[0])[2:])
     sizes = table.iloc[0]
-    end = (
-        f"{sizes.n_clips} clips of {sizes.n_songs} songs by {sizes.n_artists or 'unknown'} artists."
-    )
+    artists = sizes.n_artists or "unknown"
+    end = f"{sizes.n_clips} clips of {sizes.n_songs} songs by {artists} artists."
     return f"{text}\n{end}\n"
 
 
@@ -194,7 +191,7 @@ def learning_curve(
     artists of the largest part; not measured). No rows where ``predictions`` has none.
     """
     if predictions.empty:
-        return pd.DataFrame(columns=CURVE)
+        return pd.DataFrame(columns=["system", "train_size", "n_artists", "accuracy"])
     tables, first = [], None
     for _, part in predictions.groupby("system", sort=False):
         table = part.groupby(["system", "train_size"], as_index=False)["n_artists"].mean()

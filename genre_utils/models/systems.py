@@ -382,8 +382,7 @@ def with_fewer_artists(
     if draws < 1 or not train_sizes:
         raise UsageError(f"draws={draws}, train_sizes={train_sizes}: at least one of each")
     if splits.empty:
-        names = ("system", "protocol", "fold", "clip_id", "y_true", "y_pred", "train_size", "draw")
-        return pd.DataFrame(columns=[*names, "n_artists"])
+        return pd.DataFrame(columns=["system", "clip_id", "train_size", "draw", "n_artists"])
     part = splits.set_index("clip_id").loc[clips["clip_id"]]
     artist, fold, genre = (a.to_numpy() for a in (part["group"], part["fold"], clips["genre"]))
     tables = []

@@ -30,9 +30,8 @@ WIDTH = 9.0
 SHARPER = 1.5  # a saved picture than one in a notebook
 FEATURES = {"mel": "Mel-spectrogram", "mfcc": "MFCC", "chroma": "Chromagram"}
 # DejaVu comes with Matplotlib; where one of the others is installed, it has what DejaVu lacks.
-FONTS = ("Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Sans JP", "IPAexGothic", "Hiragino Sans")
-FONTS += ("PingFang SC", "Yu Gothic", "Microsoft YaHei", "Malgun Gothic", "Arial Unicode MS")
-FONTS = ("DejaVu Sans", *sorted(set(FONTS) & set(get_font_names()), key=FONTS.index))
+WIDE = ("Noto Sans CJK JP", "Noto Sans CJK SC", "Hiragino Sans", "Yu Gothic", "Microsoft YaHei")
+FONTS = ("DejaVu Sans", *(font for font in WIDE if font in get_font_names()))
 STYLE = {
     **sns.axes_style("whitegrid"),
     "axes.edgecolor": "0.6",
@@ -70,11 +69,9 @@ def shown(name: str, width: int = 28) -> str:
 @lru_cache(1)
 def _letters() -> set[str]:
     """Characters that some of `FONTS` have, both plain and bold."""
-    known = []
-    for weight in ("normal", "bold"):
-        fonts = (get_font(findfont(FontProperties(family=name, weight=weight))) for name in FONTS)
-        known.append({chr(code) for font in fonts for code in font.get_charmap()})
-    return set.intersection(*known)
+    looks = [[FontProperties(family=f, weight=w) for f in FONTS] for w in ("normal", "bold")]
+    known = [{i for look in of for i in get_font(findfont(look)).get_charmap()} for of in looks]
+    return {chr(code) for code in known[0] & known[1]}
 
 
 def canvas(rows: int = 1, columns: int = 1, height: float = 4.0, **options: object) -> tuple:
@@ -171,9 +168,8 @@ def mel_spectrograms(examples: list[tuple[str, str, np.ndarray]], note: str = ""
         ax.set_title(shown(genre, 34))
         box = {"facecolor": "black", "alpha": 0.55, "edgecolor": "none", "pad": 2}
         style = {"transform": ax.transAxes, "va": "top", "fontsize": 8.5, "color": "white"}
-        ax.text(
-            0.01, 0.97, shorten(shown(clip, len(clip)), 48, placeholder=" …"), bbox=box, **style
-        )
+        name = shorten(shown(clip, len(clip)), 48, placeholder=" …")
+        ax.text(0.01, 0.97, name, bbox=box, **style)
     outer_labels(axes)
     bar = fig.colorbar(image, ax=axes, pad=0.015, aspect=30, ticks=MultipleLocator(20))
     bar.set_label("dB re maximum of the clip")
