@@ -246,7 +246,6 @@ def test_odd_names_are_shown_as_they_are(tmp_path):
 
 def test_letters_that_no_font_has_become_numbers(monkeypatch):
     assert clip_figures.shown("Enka 演歌", 99) == "Enka [no font: U+6F14 U+6B4C]"
-    assert clip_figures.shown("Enka\u200b\t") == "Enka[no font: U+200B]"
     monkeypatch.setattr(clip_figures, "_letters", lambda: set("Enka 演歌"))
     assert clip_figures.shown("Enka 演歌") == "Enka 演歌"
 
@@ -257,6 +256,17 @@ def test_letters_that_no_font_has_become_numbers(monkeypatch):
 def test_what_cannot_be_drawn_is_said(name, word):
     fig = getattr(figures, name)(pd.DataFrame(columns=["protocol", "group", "share"]), note="why")
     assert any(text.startswith("Left out: artists") and word in text for text in texts(fig))
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_a_long_note_lies_on_nothing(name):
+    fig = draw(name, "; ".join(["artists, albums, tracks unknown: no such folds or oracles"] * 2))
+    fig.draw_without_rendering()
+    note = fig._supxlabel.get_window_extent()
+    others = [*fig.legends, *(ax for ax in fig.axes if ax.get_visible())]
+    for box in (other.get_tightbbox() for other in others):
+        shared = Bbox.intersection(note, box)
+        assert shared is None or min(shared.size) < 3
 
 
 def test_intervals_of_unknown_artists_are_not_over_artists():

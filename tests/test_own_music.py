@@ -309,7 +309,7 @@ def test_names_that_are_unknown_or_odd_stand_in_the_card(tmp_path):
     clips["genre"] = clips["genre"].replace("Jazz", "R|B <b>$")
     store, folds = run.arrays("vgg-mel"), run.read("splits")
     text = own_music.card(own_music.fit(clips, store, folds, own_music.DEFAULT, epochs=2))
-    assert "\nThe artist of 30 of 60 clips is not known.\n" in text
+    assert "\n\nNot known: artist of 30, album of 60, track of 60, of 60 clips.\n\n#" in text
     assert "bootstrap over 15 artists and the clips of unknown ones, which count as new)" in text
     assert "one of: Ambient, Hard Rock, R\\|B \\<b\\>\\$." in text
     assert "\n| R\\|B \\<b\\>\\$ | 20 | " in text

@@ -213,7 +213,7 @@ def _names(kind):
     return clips if kind == "all" else clips.assign(artist=clips["artist"].mask(half, ""), album="")
 
 
-NONE = "artists, albums, tracks unknown: no such folds or oracles; 95 % intervals too narrow"
+NONE = "artists, albums, tracks unknown: no such folds or oracles; intervals too narrow"
 
 
 @pytest.mark.parametrize(

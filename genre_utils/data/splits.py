@@ -171,7 +171,7 @@ def note(clips: pd.DataFrame) -> str:
     """Say which names are unknown and what follows from that; "" where all are known."""
     none, some = left_out(clips), unknown(clips)
     said = [f"{', '.join(f'{level}s' for level in none)} unknown: no such folds or oracles"]
-    said = said * bool(none) + ["95 % intervals too narrow"] * ("artist" in none)
+    said = said * bool(none) + ["intervals too narrow"] * ("artist" in none)
     some = [f"{level} of {n:,}" for level, n in some.items() if level not in none]
     return "; ".join(said + [f"{', '.join(some)} of {len(clips):,} clips unknown"] * bool(some))
 

@@ -100,7 +100,8 @@ def finish(fig: Figure, title: str, note: str, *, legend: bool = False) -> Figur
     if note:
         box = {"boxstyle": "round,pad=0.35", "facecolor": "#fff3e6", "edgecolor": RED}
         text = {"fontsize": 11, "weight": "bold", "color": RED}
-        fig.supxlabel(shown(note, 96), x=0.985, ha="right", bbox=box, **text)
+        width = 96 if legend or not fig.legends else 26  # beside a legend that is below
+        fig.supxlabel(shown(note, width), x=0.985, ha="right", bbox=box, **text)
     plt.close(fig)
     return fig
 
