@@ -315,8 +315,8 @@ def use_split(path: str | Path, clips: pd.DataFrame) -> tuple[pd.DataFrame, pd.D
 
     Returns a copy of the clip table in which usable clips that the file does not name are refused,
     and the file's table (see `make_splits`) without protocols that are `left_out` here. UsageError:
-    no such file, or nothing is left of it. GenreUtilsError: it is no such table, or does not fit the
-    clips: one is not there, not usable here, or of another genre.
+    no such file, or nothing is left of it. GenreUtilsError: it is no such table, or does not fit:
+    a clip is not there, not usable here, or of another genre.
     """
     path = Path(path)
     if not path.is_file():
