@@ -30,7 +30,7 @@ from jinja2 import Environment, StrictUndefined
 from genre_utils import __version__, paper, store
 from genre_utils.data import audio, datasets, inputs, splits
 from genre_utils.extraction import features, vgg
-from genre_utils.metrics import evaluate, intervals
+from genre_utils.metrics import evaluate, intervals, tables
 from genre_utils.metrics.confidence import apply_temperature, fit_temperature
 from genre_utils.models import explain, systems
 from genre_utils.models.cnn import POOLING, HeadClassifier
@@ -173,7 +173,8 @@ def card(model: SavedModel) -> str:
     text = Path(__file__).with_name("model_card.md").read_text(encoding="utf-8")
     template = Environment(undefined=StrictUndefined, keep_trailing_newline=True).from_string(text)
     megabytes = sum(array.nbytes for array in model.arrays.values()) / 1e6
-    return template.render(model=model, megabytes=megabytes, published=vgg.DIGEST, paper=paper)
+    known = {"published": vgg.DIGEST, "paper": paper, "plain": tables.plain}
+    return template.render(model=model, megabytes=megabytes, **known)
 
 
 def train(
@@ -196,11 +197,14 @@ def train(
     digests = datasets.audio_digests(clips, folder, jobs=jobs)
     clips = clips.assign(sha256=clips["clip_id"].map(digests))
     used = clips[clips["status"] == "ok"]
-    try:
-        pairs = splits.find_duplicates(used, folder, digests, jobs=jobs)
-        folds: pd.DataFrame | str = splits.make_splits(used, ["artist"], FOLDS, 0, pairs)
-    except UsageError as error:
-        folds = str(error)
+    pairs = splits.find_duplicates(used, folder, digests, jobs=jobs)
+    folds: pd.DataFrame | str = ""
+    for n_folds in range(FOLDS, 1, -1):  # a small collection has room for fewer
+        try:
+            folds = splits.make_splits(used, ["artist"], n_folds, 0, pairs)
+            break
+        except UsageError as error:
+            folds = folds or str(error)
     files, ids = [store.located(folder, path) for path in used["path"]], list(used["sha256"])
     root, look, weights = cache_dir() / "arrays", features.Look(), vgg.load_weights()
     mel = features.extract_all(files, ids, root, look, ["mel"], jobs=jobs)["mel"]
@@ -293,6 +297,7 @@ def _known(clips: pd.DataFrame, maps: Store) -> dict[str, Any]:
     artists = ("artist", lambda names: names[names != ""].nunique())
     genres = used.groupby("genre").agg(clips=("clip_id", "size"), artists=artists)
     data |= {"clips": len(used), "genres": genres.to_dict("index")}
+    data |= {"unknown": unknown} if (unknown := splits.unknown(used)) else {}
     data["refused"] = refused["status"].value_counts().to_dict()
     key = json.loads((maps.folder / store.KEY).read_text(encoding="utf-8"))
     mel = maps.folder.parent / key["features"] / store.KEY

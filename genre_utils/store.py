@@ -334,6 +334,7 @@ class Run:
     def __init__(self, out: str | Path = "", dataset: str = "demo") -> None:
         self.folder = Path(out).expanduser().resolve() if out else ROOT / "runs" / f"demo-{dataset}"
         self.figures = self.folder / "figures"
+        pd.set_option("display.html.use_mathjax", False)  # a "$" in a name is a dollar
         own = self.folder / "cache"
         self.cache = own if own.is_dir() else cache_dir() / "arrays"
 
@@ -363,7 +364,11 @@ class Run:
             where = ["protocol", "clip_id", "fold"]
             current = pd.MultiIndex.from_frame(self.read("splits")[where])
             valid = pd.MultiIndex.from_frame(old[where]).isin(current)
-            stay = valid & ~old["system"].isin(predictions["system"]).to_numpy()
+            gone = set(predictions["system"])
+            gone |= (
+                set(paper.REFERENCE_POINTS) if "majority" in gone else set()
+            )  # these come as one
+            stay = valid & ~old["system"].isin(gone).to_numpy()
             predictions = pd.concat([old[stay], predictions], ignore_index=True)
         others = set(predictions["system"]) - {*paper.TABLE1, *paper.REFERENCE_POINTS}
         order = [*paper.TABLE1, *sorted(others), *paper.REFERENCE_POINTS]

@@ -135,6 +135,16 @@ def test_a_protocol_that_was_not_run_is_not_judged():
     assert table.loc[table["claim"] == 6, "verdict"].tolist() == [HOLDS]
 
 
+def test_claims_about_new_artists_are_not_tested_where_artists_are_unknown():
+    clips = _clips(n_artists=3)
+    predictions = _predictions(clips, PAPERS)
+    table = claims.claims_table(predictions, clips.assign(artist="", album=""), "made up", **QUICK)
+    artist = table[table["protocol"] == "artist"]
+    assert set(artist["verdict"]) == {UNTESTED} and set(artist["why"]) == {"artists unknown"}
+    random = table[table["protocol"] == "random"].set_index("claim")
+    assert HOLDS in set(random["verdict"]) and "Knowing" not in random.loc[5, "why"]
+
+
 @pytest.mark.parametrize(
     ("missing", "untested"),
     [("cnn-mel", {1, 3, 4, 5, 2, 7}), ("svm-mfcc", {1, 2, 7}), ("cnn-chroma", {1, 2, 3, 7})],

@@ -220,6 +220,60 @@ def test_a_picture_says_what_its_input_says_and_its_file_repeats(name, tmp_path)
         assert all(box.x0 >= -1 for box in written)
 
 
+ODD = [r"Ba$$in $\frac$", "R|B", "<b>x</b>", "Ab cd " * 10, "L" * 60, "_misc", "Café"]
+
+
+@pytest.mark.filterwarnings("error")
+def test_odd_names_are_shown_as_they_are(tmp_path):
+    n = len(ODD)
+    clips = pd.DataFrame({"genre": ODD, "artist": "", "status": "ok"})
+    matrix = pd.DataFrame(np.eye(n), ODD, ODD)
+    windows = pd.DataFrame(np.full((3, n), 1 / n), columns=ODD)
+    windows.insert(0, "start_s", [0.0, 10.0, 20.0])
+    pictures = {
+        "clips": figures.clips_per_genre(clips),
+        "matrix": figures.confusion_matrices(matrix, PAPER_FIG3, "a $1$ set"),
+        "song": figures.along_song(windows, 20.0),
+        "mel": clip_figures.mel_spectrograms([(genre, genre, MEL) for genre in ODD]),
+        "saliency": figures.saliency([(genre, MEL, MEL, MEL) for genre in ODD]),
+    }
+    for name, fig in pictures.items():
+        clip_figures.save(fig, tmp_path / f"{name}.png")  # as TeX it would be an error
+        written = {"".join(text.split()) for text in texts(fig)}
+        assert {"".join(genre.split()) for genre in ODD} <= written, name
+    assert {text.get_text() for text in pictures["clips"].axes[1].texts} == {"0"}  # artists known
+
+
+def test_letters_that_no_font_has_become_numbers(monkeypatch):
+    assert clip_figures.shown("Enka 演歌", 99) == "Enka [no font: U+6F14 U+6B4C]"
+    monkeypatch.setattr(clip_figures, "_letters", lambda: set("Enka 演歌"))
+    assert clip_figures.shown("Enka 演歌") == "Enka 演歌"
+
+
+@pytest.mark.parametrize(
+    ("name", "word"), [("shared_groups", "albums"), ("learning_curves", "are")]
+)
+def test_what_cannot_be_drawn_is_said(name, word):
+    fig = getattr(figures, name)(pd.DataFrame(columns=["protocol", "group", "share"]), note="why")
+    assert any(text.startswith("Left out: artists") and word in text for text in texts(fig))
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_a_long_note_lies_on_nothing(name):
+    fig = draw(name, "; ".join(["artists, albums, tracks unknown: no such folds or oracles"] * 2))
+    fig.draw_without_rendering()
+    note = fig._supxlabel.get_window_extent()
+    others = [*fig.legends, *(ax for ax in fig.axes if ax.get_visible())]
+    for box in (other.get_tightbbox() for other in others):
+        shared = Bbox.intersection(note, box)
+        assert shared is None or min(shared.size) < 3
+
+
+def test_intervals_of_unknown_artists_are_not_over_artists():
+    table = _table(SYSTEMS).assign(n_artists=0)
+    assert "Accuracy by clip, 95 % interval" in texts(figures.accuracy_intervals(table))
+
+
 def test_a_file_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "folder").mkdir()
     with pytest.raises(GenreUtilsError, match="cannot write"):

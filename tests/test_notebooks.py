@@ -4,9 +4,13 @@ import re
 from statistics import median
 
 import nbformat
+import numpy as np
+import pandas as pd
 import pytest
 
-from genre_utils import run
+from genre_utils import paper, run
+from genre_utils.data import splits
+from genre_utils.store import Run
 
 PATHS = run.notebooks()
 ABSOLUTE = re.compile(r"(?<![\w.:/~}])/(?!proc/)\w[\w.-]*/\w")  # a folder of the machine
@@ -85,3 +89,38 @@ def test_the_project_speaks_of_itself_alone():
             text = "\n".join(c.source for c in _cells(path))
         assert not words.search(text), (path, words.search(text))
         assert not ABSOLUTE.search(text), (path, ABSOLUTE.search(text))
+
+
+@pytest.mark.parametrize(("artists", "protocols"), [("", ["random"]), ("a", ["artist"])])
+def test_results_are_read_off_the_protocols_that_there_are(tmp_path, artists, protocols):
+    """Notebooks 5 and 6 on a made-up run whose artists are unknown, or without random folds."""
+    results = Run(tmp_path)
+    ids = [f"{i:02d}.wav" for i in range(48)]
+    clips = pd.DataFrame({"clip_id": ids, "path": ids, "dataset": "folder", "track": ids})
+    clips["genre"] = np.repeat(["Classical", "Jazz", "R|B <b>$"], 16)
+    clips["artist"] = [artists and f"{artists}{i // 4}" for i in range(48)]
+    clips = clips.assign(album="", start_s=np.nan, duration_s=29.0, status="ok")
+    folds = splits.make_splits(clips, protocols, 3)
+    results.write("clips", clips)
+    results.write("audio", pd.DataFrame({"clip_id": ids, "sha256": ids}))
+    results.write("splits", folds)
+    results.record("corpus", {"title": "sounds", "n_clips": 48, "n_genres": 3, "n_artists": 0})
+    rng = np.random.default_rng(0)
+    for system in [*paper.TABLE1, "svm-fair"]:
+        tested = folds[["protocol", "fold", "clip_id"]].assign(system=system, y_true=folds["genre"])
+        proba = pd.DataFrame(rng.dirichlet(np.ones(3), 48), columns=sorted(set(clips["genre"])))
+        tested = tested.assign(y_pred=proba.idxmax(axis=1), **proba.add_prefix("p_"))
+        results.add_predictions(tested)
+    given = {"dataset": "folder", "out": str(tmp_path), "n_resamples": 99}
+    run.execute([(path, given) for path in PATHS[4:6]], results)
+    assert results.read("table1")["protocol"].unique().tolist() == protocols
+    oracles = {"oracle-artist"} if artists else set()
+    assert set(results.read("table1")["system"]) - set(paper.TABLE1) == {
+        "majority",
+        "svm-fair",
+        *oracles,
+    }
+    judged = results.read("claims")
+    untested = judged[(judged["verdict"] == "not tested") & (judged["claim"] < 4)]
+    reason = "no system was tested under the random protocol" if artists else "artists unknown"
+    assert set(untested["why"]) == {reason}

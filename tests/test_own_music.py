@@ -308,6 +308,18 @@ def test_the_estimate_is_the_cross_validation_of_all_other_systems(tmp_path):
     assert model.facts["settings"]["epochs"] == 2
 
 
+def test_names_that_are_unknown_or_odd_stand_in_the_card(tmp_path):
+    run, _, clips = _run(tmp_path)
+    clips["artist"] = clips["artist"].where(clips.index % 2 == 0, "")
+    clips["genre"] = clips["genre"].replace("Jazz", "R|B <b>$")
+    store, folds = run.arrays("vgg-mel"), run.read("splits")
+    text = own_music.card(own_music.fit(clips, store, folds, own_music.DEFAULT, epochs=2))
+    assert "\n\nNot known: artist of 30, album of 60, track of 60, of 60 clips.\n\n#" in text
+    assert "bootstrap over 15 artists and the clips of unknown ones, which count as new)" in text
+    assert "one of: Ambient, Hard Rock, R\\|B \\<b\\>\\$." in text
+    assert "\n| R\\|B \\<b\\>\\$ | 20 | " in text
+
+
 def test_without_artists_there_is_no_estimate(tmp_path):
     run, _, clips = _run(tmp_path, artists=False)
     store, folds = run.arrays("vgg-mel"), run.read("splits")

@@ -1,5 +1,7 @@
 """Folds keep groups whole; duplicates are found by bytes, name and sound, and stay together."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -141,9 +143,10 @@ def test_shared_groups_by_hand():
     ("protocols", "n_folds", "said"),
     [
         (["artists"], 3, "unknown protocol 'artists'; one of random, track, album, artist"),
-        (["random"], 1, "n_folds=1: at least 2"),
-        (["random"], 9, "genre 'B' has 6 clips, 9 needed"),
-        (["artist"], 3, "genre 'B' has 1 artists, 2 needed"),
+        ([], 3, "no protocol to draw folds by; one of random, "),
+        (["random"], 1, "n_folds=1, seed=0: at least 2 and 0"),
+        (["random"], 9, "genre 'B' has 6 clips, 9 needed; it can be done with n_folds=6"),
+        (["artist"], 3, r"genre 'B' has 1 artist \(copies count once\), 2 needed; it takes more"),
     ],
 )
 def test_what_cannot_be_is_one_clear_line(protocols, n_folds, said):
@@ -158,8 +161,91 @@ def test_more_folds_than_groups_and_no_clip_at_all():
     clips = _table([("AB"[i % 2], f"a{i % 4}", "al", f"t{i}") for i in range(40)])
     with pytest.raises(UsageError, match="4 artists cannot fill 5 folds"):
         splits.make_splits(clips, ["artist"], n_folds=5)
-    with pytest.raises(UsageError, match="no usable clip"):
+    said = "0 genres with usable clips, 2 needed; most others: silent"
+    with pytest.raises(UsageError, match=said):
         splits.make_splits(clips.assign(status="silent"), ["random"], n_folds=5)
+    with pytest.raises(UsageError, match="1 genres with usable clips, 2 needed"):
+        splits.make_splits(clips[clips["genre"] == "A"], ["random"], n_folds=5)
+
+
+def _many(**artists):
+    """Rows of a genre each: numbers of clips of its artists."""
+    return _table(
+        [(g, f"{g}{i}", "", "") for g, n in artists.items() for i in np.repeat(range(len(n)), n)]
+    )
+
+
+@pytest.mark.parametrize(
+    ("clips", "protocol", "n_folds"),
+    [
+        (_many(A=[9] * 9, B=[1] * 4), "random", 10),
+        (_many(A=[9] * 9, B=[30], C=[4] * 3), "artist", 3),
+        (_many(A=[2] * 3, B=[2] * 4), "artist", 10),
+        (_many(A=[5] * 3, B=[5], C=[5] * 2, D=[1]), "artist", 10),
+        (_many(A=[1] * 3, B=[1] * 3), "artist", 5),
+    ],
+)
+def test_the_advice_for_impossible_folds_works(clips, protocol, n_folds):
+    with pytest.raises(UsageError, match="; it can be done with") as caught:
+        splits.make_splits(clips, [protocol], n_folds)
+    way = str(caught.value).split("; ")[-1]
+    kept = clips[~clips["genre"].isin(re.findall("'(.)'", way))]
+    fewer = re.search(r"n_folds=(\d+)", way)
+    folds = splits.make_splits(kept, [protocol], int(fewer[1]) if fewer else n_folds)
+    assert sorted(folds["clip_id"]) == sorted(kept["clip_id"])
+
+
+def test_a_copy_within_the_smallest_genre_is_no_reason_to_give_up():
+    clips = _many(A=[1] * 20, B=[1] * 10)
+    copies = pd.DataFrame({"clip_id": ["0020"], "other_id": ["0021"]})
+    fold = splits.make_splits(clips, ["random"], 10, 0, copies).set_index("clip_id")["fold"]
+    assert fold["0020"] == fold["0021"] and fold.nunique() == 10
+
+
+def _names(kind):
+    """Twelve clips as a folder without tags, GTZAN, a half tagged folder, a tagged one has them."""
+    clips = _table([("AB"[i % 2], f"a{i % 6}", f"b{i}", f"t{i}") for i in range(12)])
+    clips = clips.assign(path=clips["clip_id"] + ".au")
+    if kind in ("untagged", "GTZAN"):
+        clips = clips.assign(artist="", album="", track=clips["path"])
+        return clips.assign(track=clips["clip_id"]) if kind == "GTZAN" else clips
+    half = clips.index >= 6
+    return clips if kind == "all" else clips.assign(artist=clips["artist"].mask(half, ""), album="")
+
+
+NONE = "artists, albums, tracks unknown: no such folds or oracles; intervals too narrow"
+
+
+@pytest.mark.parametrize(
+    ("kind", "left", "counts", "note"),
+    [
+        ("untagged", LEVELS, dict.fromkeys(LEVELS, 12), NONE),
+        ("GTZAN", LEVELS, dict.fromkeys(LEVELS, 12), NONE),
+        (
+            "half",
+            ["album"],
+            {"artist": 6, "album": 12},
+            "albums unknown: no such folds or oracles; artist of 6 of 12 clips unknown",
+        ),
+        ("all", [], {}, ""),
+    ],
+)
+def test_protocols_whose_names_are_unknown_are_left_out(kind, left, counts, note, tmp_path):
+    clips = _names(kind)
+    assert splits.left_out(clips) == {level: f"{level}s unknown" for level in left}
+    assert (splits.unknown(clips), splits.note(clips)) == (counts, note)
+    for level in left:
+        with pytest.raises(UsageError, match=f"^{level} protocol: {level}s unknown; name them"):
+            splits.make_splits(clips, ["random", level], 3)
+    there = [protocol for protocol in ALL if protocol not in left]
+    shares = splits.shared_groups(clips, splits.make_splits(clips, there, 3))
+    assert set(shares["group"]) == set(LEVELS) - set(left)
+    splits.make_splits(_names("all"), ALL, 3).to_csv(tmp_path / "splits.csv")
+    assert list(splits.use_split(tmp_path / "splits.csv", clips)[1]["protocol"].unique()) == there
+    splits.make_splits(_names("all"), ["album"], 3).to_csv(tmp_path / "splits.csv")
+    if "album" in left:
+        with pytest.raises(UsageError, match="no protocol can be used: "):
+            splits.use_split(tmp_path / "splits.csv", clips)
 
 
 # Duplicates.

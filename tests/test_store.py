@@ -497,6 +497,14 @@ def test_a_systems_new_rows_replace_its_old_ones_and_stale_rows_go(run):
     assert renewed["system"].unique().tolist() == ["cnn-mel"]  # svm's rows are of other folds
 
 
+def test_an_oracle_that_cannot_be_asked_any_more_goes(run):
+    run.write("splits", pd.DataFrame({"protocol": "random", "clip_id": ["c0"], "fold": [0]}))
+    rows = [_rows(system, [0]) for system in ("majority", "oracle-artist")]
+    assert len(run.add_predictions(pd.concat(rows))) == 2
+    assert len(run.add_predictions(_rows("svm-mfcc", [0]))) == 3
+    assert list(run.add_predictions(rows[0])["system"]) == ["svm-mfcc", "majority"]
+
+
 def test_the_file_does_not_depend_on_what_was_there_before(run):
     run.write("splits", pd.DataFrame({"protocol": "random", "clip_id": ["c0"], "fold": [0]}))
     proba = np.float32([0.1])

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from sklearn.base import BaseEstimator, ClassifierMixin
 
 from genre_utils.data import splits
-from genre_utils.metrics import evaluate
+from genre_utils.metrics import evaluate, tables
 from genre_utils.models import cnn, estimators, systems
 from genre_utils.models.estimators import Search
 from genre_utils.runtime import GenreUtilsError, UsageError
@@ -385,6 +385,17 @@ def searches(monkeypatch):
 
     monkeypatch.setattr(Search, "fit", spy)
     return seen
+
+
+def test_without_artist_folds_there_is_no_learning_curve(stored, tmp_path):
+    clips, folds, arrays = stored
+    table = _answers((clips, folds[:0], arrays), tmp_path, train_sizes=(0.5, 1.0))
+    table.to_csv(tmp_path / "none.csv", index=False)
+    curve = tables.learning_curve(pd.read_csv(tmp_path / "none.csv"), clips)
+    assert table.empty and curve.empty
+    whole = _answers(stored, tmp_path, train_sizes=(0.5, 1.0))
+    assert set(table) <= set(whole)
+    assert set(curve) <= set(tables.learning_curve(whole, clips, n_resamples=9))
 
 
 def test_all_clips_are_tested_and_fewer_artists_trained_on(stored, tmp_path, searches):

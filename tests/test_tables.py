@@ -118,6 +118,29 @@ def test_markdown_keeps_names_that_look_like_markdown():
     assert re.search(r"\n\|:-+\|-+:\|\n", text)
 
 
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [
+        ("<b>x</b>", r"\<b\>x\</b\>"),
+        ("R&amp;B, R&B", r"R\&amp;B, R&B"),
+        ("a_b_ *c*", r"a\_b\_ \*c\*"),
+        ("`d` [e](f)", r"\`d\` \[e\](f)"),
+        ("~~g~~\n h\\", r"\~\~g\~\~ h\\"),
+    ],
+)
+def test_no_name_is_markup(name, written):
+    assert tables.plain(name) == written
+    assert f"**x on {written}**" in tables.page(pd.DataFrame({"name": [name]}), "x", name)
+
+
+def test_unknown_artists_are_not_counted(predictions, clips):
+    table = tables.table1(predictions, clips.assign(artist=""), **QUICK)
+    assert set(table["n_artists"]) == {0}
+    assert tables.markdown(table, "a set").endswith("songs by unknown artists.\n")
+    half = clips.assign(artist=clips["artist"].where(clips.index < 24, ""))
+    assert set(tables.table1(predictions, half, **QUICK)["n_artists"]) == {6}
+
+
 def test_the_lead_is_over_the_papers_best_on_the_same_clips(clips):
     reference, better = _answers(clips, "cnn-mel", 0.4, 0), _answers(clips, "chosen", 0.9, 1)
     part, same = (table[table["fold"] < 2] for table in (better, reference))

@@ -145,6 +145,37 @@ def _standard(prints: np.ndarray) -> np.ndarray:
     return centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-9)
 
 
+def named(clips: pd.DataFrame) -> pd.DataFrame:
+    """Artist, album and track of each clip, NaN where unknown; its file's name is no track."""
+    names = clips[LEVELS[:3]].replace("", np.nan)
+    own = clips.filter(["clip_id", "path"]).eq(clips["track"], axis=0).any(axis=1)
+    return names.assign(track=names["track"].mask(own))
+
+
+def left_out(clips: pd.DataFrame) -> dict[str, str]:
+    """Protocols that cannot be made of a clip table, and why: ``{"artist": "artists unknown"}``.
+
+    Nor can the oracle of such a name be asked. Where some clips have it, see `groups`.
+    """
+    known = named(clips).notna().any()
+    return {level: f"{level}s unknown" for level in LEVELS[:3] if not known[level]}
+
+
+def unknown(clips: pd.DataFrame) -> dict[str, int]:
+    """Count the clips whose artist, album or track is unknown; names that all have are left out."""
+    counts = named(clips).isna().sum()
+    return counts[counts > 0].to_dict()
+
+
+def note(clips: pd.DataFrame) -> str:
+    """Say which names are unknown and what follows from that; "" where all are known."""
+    none, some = left_out(clips), unknown(clips)
+    said = [f"{', '.join(f'{level}s' for level in none)} unknown: no such folds or oracles"]
+    said = said * bool(none) + ["intervals too narrow"] * ("artist" in none)
+    some = [f"{level} of {n:,}" for level, n in some.items() if level not in none]
+    return "; ".join(said + [f"{', '.join(some)} of {len(clips):,} clips unknown"] * bool(some))
+
+
 def groups(clips: pd.DataFrame, protocol: str) -> pd.Series:
     """Name of each clip's group under a protocol, on the index of ``clips``.
 
@@ -190,72 +221,88 @@ def make_splits(
     ``duplicates`` (`find_duplicates`) stay in one fold under every protocol.
 
     The columns are `COLUMNS`: ``group`` is the number of the clips that stay together, duplicates
-    included, ``fold`` 0 to ``n_folds - 1``. Raises UsageError for an unknown protocol, fewer than
-    two folds, or too few clips or groups of a genre.
+    included, ``fold`` 0 to ``n_folds - 1``. Raises UsageError for a protocol that is unknown, is
+    `left_out` or not there at all, fewer than two folds, a negative seed, fewer than two genres, or
+    too few clips or groups of a genre; what it advises then was tried.
     """
-    unknown = [name for name in protocols if name not in PROTOCOLS]
-    if unknown:
-        raise UsageError(f"unknown protocol {unknown[0]!r}; one of {', '.join(PROTOCOLS)}")
-    if n_folds < 2:
-        raise UsageError(f"n_folds={n_folds}: at least 2")
+    wrong = [name for name in protocols if name not in PROTOCOLS]
+    if wrong or not protocols:
+        why = f"unknown protocol {wrong[0]!r}" if wrong else "no protocol to draw folds by"
+        raise UsageError(f"{why}; one of {', '.join(PROTOCOLS)}")
+    if n_folds < 2 or seed < 0:
+        raise UsageError(f"n_folds={n_folds}, seed={seed}: at least 2 and 0")
     used = clips[clips["status"] == "ok"].sort_values("clip_id", ignore_index=True)
-    if used.empty:
-        raise UsageError("no usable clip to split; see the column status of the clip table")
+    if used["genre"].nunique() < 2:
+        why = "".join(clips["status"][clips["status"] != "ok"].mode()[:1].radd("; most others: "))
+        raise UsageError(f"{used['genre'].nunique()} genres with usable clips, 2 needed{why}")
+    for protocol, why in left_out(used).items():
+        if protocol in protocols:
+            raise UsageError(f"{protocol} protocol: {why}; name them, or ask for other protocols")
     tables = []
     for protocol in protocols:
         group = groups(used, protocol)
         if duplicates is not None:
             group = merge_groups(group, used["clip_id"], duplicates)
-        fold = _folds(used["genre"], group, protocol, n_folds, seed)
+        fold, fault = _drawn(used["genre"], group, protocol, n_folds, seed)
+        if fault:
+            way = _way_out(used["genre"], group, protocol, n_folds, seed)
+            raise UsageError(f"{protocol} protocol: {fault}; {way}")
         number = np.unique(group, return_inverse=True)[1]
         tables.append(used.assign(protocol=protocol, group=number, fold=fold)[COLUMNS])
     return pd.concat(tables, ignore_index=True)
 
 
-def _folds(
-    genre: pd.Series, group: pd.Series, protocol: str, n_folds: int, seed: int
-) -> np.ndarray:
-    sizes = group.groupby(genre).nunique()
-    unit, least = ("clips", n_folds) if protocol == "random" else (f"{protocol}s", 2)
-    if sizes.min() < least:
-        raise UsageError(
-            f"{protocol} protocol: genre {sizes.idxmin()!r} has {sizes.min()} {unit}, "
-            f"{least} needed; leave it out or use fewer folds"
-        )
-    if group.nunique() < n_folds:
-        raise UsageError(
-            f"{protocol} protocol: {group.nunique()} {unit} cannot fill {n_folds} folds; use fewer"
-        )
-    if genre.value_counts().max() < n_folds:
-        raise UsageError(f"{protocol} protocol: no genre has {n_folds} clips; use fewer folds")
-    splitter = StratifiedKFold if group.is_unique else StratifiedGroupKFold
+def _way_out(genre: pd.Series, group: pd.Series, protocol: str, n_folds: int, seed: int) -> str:
+    """Find by trying what makes folds possible: fewer of them, or fewer genres."""
+    smallest = group.groupby(genre).nunique().sort_values(kind="stable").index
+    for lost in range(len(smallest) - 1):
+        kept = genre.isin(smallest[lost:])
+        for n in range(n_folds, 1, -1):
+            if not _drawn(genre[kept], group[kept], protocol, n, seed)[1]:
+                words = [f"without {', '.join(map(repr, smallest[:lost]))}"] * bool(lost)
+                words += [f"with n_folds={n}"] * (n < n_folds)
+                return f"it can be done {' and '.join(words)}"
+    return "it takes more clips, or another protocol"
+
+
+def _drawn(genre: pd.Series, group: pd.Series, protocol: str, n_folds: int, seed: int) -> tuple:
+    """Draw the fold of each clip, [n]; with it "", or what is in the way."""
+    unit = "clip" if protocol == "random" else protocol
+    clips, sizes = genre.value_counts(), group.groupby(genre).nunique()
+    fold, fault = np.full(len(genre), -1), ""
+    if protocol == "random" and clips.min() < n_folds:
+        fault = f"genre {clips.idxmin()!r} has {clips.min()} clips, {n_folds} needed"
+    elif sizes.min() < 2:
+        fault = f"genre {sizes.idxmin()!r} has 1 {unit} (copies count once), 2 needed"
+    elif group.nunique() < n_folds:
+        fault = f"{group.nunique()} {unit}s cannot fill {n_folds} folds"
+    elif clips.max() < n_folds:
+        fault = f"no genre has {n_folds} clips"
+    if fault:
+        return fold, fault
     whole = None if group.is_unique else group
+    splitter = StratifiedKFold if whole is None else StratifiedGroupKFold
     parts = splitter(n_folds, shuffle=True, random_state=seed).split(genre, genre, whole)
-    fold = np.full(len(genre), -1)
     with warnings.catch_warnings():  # fewer groups than folds: allowed, see make_splits
         warnings.filterwarnings("ignore", message="The least populated class")
         for i, (_, test) in enumerate(parts):
             fold[test] = i
-    for i in range(n_folds):
-        untrained = set(genre) - set(genre[fold != i])
-        if untrained or not (fold == i).any():
-            fault = f"genre {min(untrained)!r} has nothing to train on" if untrained else "is empty"
-            raise UsageError(
-                f"{protocol} protocol: fold {i} of {n_folds} {fault}; use fewer folds, another "
-                "seed, or leave the smallest genres out"
-            )
-    return fold
+    of_genre = pd.Series(fold).groupby(genre.to_numpy()).nunique()
+    if len(np.unique(fold)) < n_folds or of_genre.min() < 2:
+        fault = f"one of {n_folds} folds is empty, or has nothing to train a genre on"
+    return fold, fault
 
 
 def shared_groups(clips: pd.DataFrame, splits: pd.DataFrame) -> pd.DataFrame:
     """Share of test clips whose track, album or artist also has clips in the training folds.
 
-    The columns are protocol, group ("track", "album", "artist") and share (0..1).
+    The columns are protocol, group ("track", "album", "artist"; not those that are unknown) and
+    share (0..1).
     """
-    rows = []
+    rows, unknown = [], left_out(clips)
     for protocol, part in splits.groupby("protocol", sort=False):
         table = clips.merge(part[["clip_id", "fold"]], on="clip_id")
-        for level in ("track", "album", "artist"):
+        for level in (name for name in ("track", "album", "artist") if name not in unknown):
             group = groups(table, level)
             in_group = group.groupby(group).transform("size")
             in_fold = group.groupby([group, table["fold"]]).transform("size")
@@ -267,8 +314,9 @@ def use_split(path: str | Path, clips: pd.DataFrame) -> tuple[pd.DataFrame, pd.D
     """Take up the splits.csv of another run on the same data set, whose clip table is ``clips``.
 
     Returns a copy of the clip table in which usable clips that the file does not name are refused,
-    and the file's table (see `make_splits`). UsageError: no such file. GenreUtilsError: it is no
-    such table, or does not fit the clips: one is not there, not usable here, or of another genre.
+    and the file's table (see `make_splits`) without protocols that are `left_out` here. UsageError:
+    no such file, or nothing is left of it. GenreUtilsError: it is no such table, or does not fit:
+    a clip is not there, not usable here, or of another genre.
     """
     path = Path(path)
     if not path.is_file():
@@ -296,5 +344,9 @@ def use_split(path: str | Path, clips: pd.DataFrame) -> tuple[pd.DataFrame, pd.D
             f"{refused.index[0]}: {refused.iloc[0]}; read the data set with the options that the "
             "split was made with"
         )
+    without = left_out(clips[clips["clip_id"].isin(rows.index)])
+    splits = splits[~splits["protocol"].isin(without)].reset_index(drop=True)
+    if splits.empty:
+        raise UsageError(f"{path}: no protocol can be used: {', '.join(without.values())}")
     unnamed = (clips["status"] == "ok") & ~clips["clip_id"].isin(rows.index)
     return clips.assign(status=clips["status"].mask(unnamed, "not in the split file")), splits

@@ -18,7 +18,7 @@ from scipy.stats import binomtest
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score
 
 from genre_utils import paper
-from genre_utils.data.splits import groups
+from genre_utils.data.splits import groups, left_out
 from genre_utils.runtime import GenreUtilsError, UsageError
 
 F_AVERAGES = ("macro", "weighted")
@@ -138,7 +138,8 @@ def reference_points(clips: pd.DataFrame, splits: pd.DataFrame) -> pd.DataFrame:
     on equally large genres: what is frequent in training is then rare in the test part.) The
     oracles know the training folds only; one that has not met a test clip's group there answers
     like the majority rule. Of equally frequent genres the alphabetically first is answered. A clip
-    without the name of its artist counts as in `splits.groups`.
+    without the name of its artist counts as in `splits.groups`; where nobody's is known, there is
+    no such oracle.
 
     ``splits`` has protocol, clip_id, fold; clips that are not in it take no part. Returns rows of
     predictions.csv without probabilities.
@@ -147,8 +148,8 @@ def reference_points(clips: pd.DataFrame, splits: pd.DataFrame) -> pd.DataFrame:
     known = clips[["clip_id", "genre"]].assign(
         **{f"oracle-{level}": groups(clips, level) for level in levels}, majority=pd.NA
     )
-    tables = []
-    for system in paper.REFERENCE_POINTS:
+    tables, unknown = [], {f"oracle-{level}" for level in left_out(clips)}
+    for system in (name for name in paper.REFERENCE_POINTS if name not in unknown):
         for protocol, part in splits.groupby("protocol", sort=False):
             table = part[["clip_id", "fold"]].merge(known, on="clip_id", validate="one_to_one")
             table = table.sort_values("clip_id")
@@ -171,11 +172,11 @@ def against_artist_oracle(table1: pd.DataFrame) -> str:
     """Say in words which systems the artist oracle matches or beats under ``random``.
 
     ``table1`` has system, protocol, accuracy, the oracle's rows among them; without any under
-    ``random`` nothing is said ("").
+    ``random`` that is said.
     """
     random = table1[table1["protocol"] == "random"].set_index("system")["accuracy"]
     if "oracle-artist" not in random:
-        return ""
+        return "No artist oracle under random to compare with."
     bar = random["oracle-artist"]
     trained = random.drop(list(paper.REFERENCE_POINTS), errors="ignore")
     below, above = (

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import norm
 
-from genre_utils.data.splits import groups
+from genre_utils.data.splits import groups, named
 from genre_utils.metrics.evaluate import KEY, check_average
 from genre_utils.runtime import GenreUtilsError
 
@@ -117,9 +117,11 @@ def cluster_intervals(
     only 87 to 93 % for the macro F-score, whose interval is then too narrow.
 
     ``predictions`` are of clips or, from `evaluate.song_level`, of songs; ``clips`` is the clip
-    table. Returns system, protocol, accuracy_lo, accuracy_hi, f_score_lo, f_score_hi, n_artists.
+    table. Returns system, protocol, accuracy_lo, accuracy_hi, f_score_lo, f_score_hi, n_artists
+    (known ones; a clip of an unknown artist is drawn by itself, see `splits.groups`).
     """
     clusters, genres = artist_clusters(clips), _genres(predictions)
+    artist = named(clips)["artist"].set_axis(clips["clip_id"])
     rows = []
     for (system, protocol), part in predictions.groupby(KEY, sort=False):
         counts = confusion_counts(part, clusters, genres)
@@ -128,7 +130,8 @@ def cluster_intervals(
         resampled = scores(resample(counts, drawn), f_average)
         pairs = zip(resampled, estimates, strict=True)
         ends = [end for values, e in pairs for end in percentile(values, estimate=float(e))]
-        rows.append((system, protocol, *(round(end, 6) for end in ends), len(counts)))
+        n_artists = part["clip_id"].map(artist).nunique()
+        rows.append((system, protocol, *(round(end, 6) for end in ends), n_artists))
     names = ["accuracy_lo", "accuracy_hi", "f_score_lo", "f_score_hi", "n_artists"]
     return pd.DataFrame(rows, columns=[*KEY, *names])
 

@@ -16,21 +16,30 @@ LEADS = ["lead", "lead_lo", "lead_hi", "song_lead", "song_lead_lo", "song_lead_h
 
 
 def page(
-    table: pd.DataFrame, heading: str, title: str, note: str = "", right: Sequence[str] = ()
+    table: pd.DataFrame,
+    heading: str,
+    title: str,
+    note: str = "",
+    right: Sequence = (),
+    bold: str = "",
 ) -> str:
-    """Return a table of texts in Markdown, under a heading.
+    """Return a table of texts in Markdown, under a heading; all texts are shown as they are.
 
     ``title`` names the data, ``note`` is what must be said of them; ``right`` names the columns
-    that are aligned to the right. ``|`` and ``$``, which Markdown takes for its own, are escaped.
+    that are aligned to the right, ``bold`` one that is bold.
     """
-    said = f" ({note})" if note and note != title else ""
+    said = f" ({plain(note)})" if note and note != title else ""
     align = ["right" if column in right else "left" for column in table]
-    text = table.map(_escape).to_markdown(index=False, disable_numparse=True, colalign=align)
-    return f"**{_escape(f'{heading} on {title}')}**{_escape(said)}\n\n{text}\n"
+    cells = table.map(plain)
+    if bold:
+        cells[bold] = "**" + cells[bold] + "**"
+    text = cells.to_markdown(index=False, disable_numparse=True, colalign=align)
+    return f"**{plain(f'{heading} on {title}')}**{said}\n\n{text}\n"
 
 
-def _escape(text: str) -> str:
-    return re.sub(r"[|$]", r"\\\g<0>", text)
+def plain(text: str) -> str:
+    """Escape what Markdown, its tables, HTML or TeX would take for their own, in one line."""
+    return re.sub(r"[\\`*_\[\]<>|$~]|&(?=#?\w+;)", r"\\\g<0>", " ".join(text.split()))
 
 
 def table1(
@@ -75,7 +84,8 @@ def markdown(table: pd.DataFrame, title: str, note: str = "") -> str:
     ]
     text = page(pd.DataFrame(rows), "Table 1", title, note, list(rows[0])[2:])
     sizes = table.iloc[0]
-    end = f"{sizes.n_clips} clips of {sizes.n_songs} songs by {sizes.n_artists} artists."
+    artists = sizes.n_artists or "unknown"
+    end = f"{sizes.n_clips} clips of {sizes.n_songs} songs by {artists} artists."
     return f"{text}\n{end}\n"
 
 
@@ -155,7 +165,8 @@ def beyond_markdown(
             }
         )
     text = page(pd.DataFrame(rows), "Beyond the paper", title, note, list(rows[0])[2:])
-    return f"{text}\nTime: training and testing of all its folds, both protocols, two cores.\n"
+    both = ", both protocols" * (table["protocol"].nunique() > 1)
+    return f"{text}\nTime: training and testing of all its folds{both}, two cores.\n"
 
 
 def learning_curve(
@@ -177,8 +188,10 @@ def learning_curve(
     mean over draws, 95 %), lowest, highest (of the single draws), lead, lead_lo, lead_hi (over the
     first system with as many artists); the same in all rows of a system: gain, gain_lo, gain_hi (of
     the line for twice as many artists), twice, twice_lo, twice_hi (the line's accuracy at twice the
-    artists of the largest part; not measured).
+    artists of the largest part; not measured). No rows where ``predictions`` has none.
     """
+    if predictions.empty:
+        return pd.DataFrame(columns=["system", "train_size", "n_artists", "accuracy"])
     tables, first = [], None
     for _, part in predictions.groupby("system", sort=False):
         table = part.groupby(["system", "train_size"], as_index=False)["n_artists"].mean()

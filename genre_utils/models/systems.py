@@ -374,12 +374,15 @@ def with_fewer_artists(
     ``splits`` are of the protocol ``artist``, ``group`` is the artist. ``train_sizes`` are shares
     of the training artists, see `some_artists`; 1 is the whole training part. That is done
     ``draws`` times, each time with other artists and other seeds of the estimator. The result are
-    rows of predictions.csv with train_size, draw, n_artists (trained on in that fold).
+    rows of predictions.csv with train_size, draw, n_artists (trained on in that fold); none where
+    there are no ``splits``, because artists are unknown.
 
     UsageError: no draw or share is asked for, or what is left is too little to make choices on.
     """
     if draws < 1 or not train_sizes:
         raise UsageError(f"draws={draws}, train_sizes={train_sizes}: at least one of each")
+    if splits.empty:
+        return pd.DataFrame(columns=["system", "clip_id", "train_size", "draw", "n_artists"])
     part = splits.set_index("clip_id").loc[clips["clip_id"]]
     artist, fold, genre = (a.to_numpy() for a in (part["group"], part["fold"], clips["genre"]))
     tables = []

@@ -1,8 +1,10 @@
 """Style of all pictures; pictures of a clip (waveform, features) and of the network (Fig. 2)."""
 
+from functools import lru_cache
+from itertools import groupby
 from math import prod
 from pathlib import Path
-from textwrap import shorten
+from textwrap import fill, shorten
 
 import librosa
 import matplotlib as mpl
@@ -11,6 +13,7 @@ import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font, get_font_names
 from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 from matplotlib.patches import FancyBboxPatch, Rectangle
@@ -26,6 +29,9 @@ BLUE, ORANGE, GREEN, RED, PURPLE = sns.color_palette("colorblind").as_hex()[:5]
 WIDTH = 9.0
 SHARPER = 1.5  # a saved picture than one in a notebook
 FEATURES = {"mel": "Mel-spectrogram", "mfcc": "MFCC", "chroma": "Chromagram"}
+# DejaVu comes with Matplotlib; where one of the others is installed, it has what DejaVu lacks.
+WIDE = ("Noto Sans CJK JP", "Noto Sans CJK SC", "Hiragino Sans", "Yu Gothic", "Microsoft YaHei")
+FONTS = ("DejaVu Sans", *(font for font in WIDE if font in get_font_names()))
 STYLE = {
     **sns.axes_style("whitegrid"),
     "axes.edgecolor": "0.6",
@@ -39,12 +45,33 @@ STYLE = {
     "figure.dpi": 100,
     "figure.titlesize": 14,
     "figure.titleweight": "bold",
-    "font.family": "DejaVu Sans",
+    "font.family": FONTS,
     "font.size": 10.5,  # of legends and tick labels too
     "grid.color": "0.9",
     "legend.frameon": False,
+    "text.parse_math": False,  # a "$" in a name is a dollar
 }
 styled = mpl.rc_context(STYLE)
+
+
+def shown(name: str, width: int = 28) -> str:
+    """Return a name as pictures show it: in lines of ``width``, without letters no font has.
+
+    Such letters become their numbers, so that different names stay different.
+    """
+    known, parts = _letters(), []
+    for there, letters in groupby(" ".join(name.split()), known.__contains__):
+        text = "".join(letters)
+        parts.append(text if there else f"[no font: {' '.join(f'U+{ord(c):04X}' for c in text)}]")
+    return fill("".join(parts), width)
+
+
+@lru_cache(1)
+def _letters() -> set[str]:
+    """Characters that some of `FONTS` have, both plain and bold."""
+    looks = [[FontProperties(family=f, weight=w) for f in FONTS] for w in ("normal", "bold")]
+    known = [{i for look in of for i in get_font(findfont(look)).get_charmap()} for of in looks]
+    return {chr(code) for code in known[0] & known[1]}
 
 
 def canvas(rows: int = 1, columns: int = 1, height: float = 4.0, **options: object) -> tuple:
@@ -73,7 +100,8 @@ def finish(fig: Figure, title: str, note: str, *, legend: bool = False) -> Figur
     if note:
         box = {"boxstyle": "round,pad=0.35", "facecolor": "#fff3e6", "edgecolor": RED}
         text = {"fontsize": 11, "weight": "bold", "color": RED}
-        fig.supxlabel(note, x=0.985, ha="right", bbox=box, **text)
+        width = 96 if legend or not fig.legends else 26  # beside a legend that is below
+        fig.supxlabel(shown(note, width), x=0.985, ha="right", bbox=box, **text)
     plt.close(fig)
     return fig
 
@@ -138,10 +166,11 @@ def mel_spectrograms(examples: list[tuple[str, str, np.ndarray]], note: str = ""
     fig, axes = panels(len(examples), 2, 0.8, 2.7)
     for ax, (genre, clip, mel) in zip(axes.flat, examples, strict=False):
         image = show_feature(ax, mel, "mel", vmin=-TOP_DB, vmax=0)
-        ax.set_title(genre)
+        ax.set_title(shown(genre, 34))
         box = {"facecolor": "black", "alpha": 0.55, "edgecolor": "none", "pad": 2}
         style = {"transform": ax.transAxes, "va": "top", "fontsize": 8.5, "color": "white"}
-        ax.text(0.01, 0.97, shorten(clip, 48, placeholder=" …"), bbox=box, **style)
+        name = shorten(shown(clip, len(clip)), 48, placeholder=" …")
+        ax.text(0.01, 0.97, name, bbox=box, **style)
     outer_labels(axes)
     bar = fig.colorbar(image, ax=axes, pad=0.015, aspect=30, ticks=MultipleLocator(20))
     bar.set_label("dB re maximum of the clip")

@@ -5,7 +5,6 @@ Accuracies, shares and probabilities are 0..1; ``_lo`` and ``_hi`` are ends of 9
 """
 
 from itertools import cycle
-from textwrap import fill
 
 import numpy as np
 import pandas as pd
@@ -27,6 +26,7 @@ from genre_utils.plots.clip_figures import (
     outer_labels,
     panels,
     show_feature,
+    shown,
     styled,
 )
 
@@ -47,6 +47,14 @@ def _named(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(system=table["system"].map(_label), protocol=table["protocol"] + " split")
 
 
+def _nothing(why: str, title: str, note: str) -> Figure:
+    """Say why there is nothing to draw, so that no older picture stays in its place."""
+    fig, ax = canvas(height=1.5)
+    ax.text(0, 0.5, f"Left out: {why}.")
+    ax.set_axis_off()
+    return finish(fig, title, note)
+
+
 def _looks(names: pd.Series | list[str]) -> dict[str, dict]:
     """Colour and line style of each name."""
     looks = cycle({"color": colour, "ls": line} for line in LINES for colour in COLOURS)
@@ -63,9 +71,10 @@ def _error(table: pd.DataFrame, column: str = "accuracy") -> np.ndarray:
 def clips_per_genre(clips: pd.DataFrame, note: str = "") -> Figure:
     """Bars of the clips and artists of each genre; clips whose status is not ok are drawn apart."""
     used = clips["status"] == "ok"
-    genre = clips["genre"].replace("", "(no genre)")
+    genre = clips["genre"].replace("", "(no genre)").map(shown)
     counts = pd.crosstab(genre, used).reindex(columns=[True, False], fill_value=0)
-    artists = clips[used].groupby(genre)["artist"].nunique().reindex(counts.index, fill_value=0)
+    artists = clips["artist"][used].replace("", np.nan).groupby(genre).nunique()
+    artists = artists.reindex(counts.index, fill_value=0)
     fig, axes = canvas(1, 2, 1.5 + 0.34 * len(counts), sharey=True, width_ratios=(3, 2))
     axes[0].barh(counts.index, counts[True], color=BLUE, label="used")
     bars = axes[0].barh(counts.index, counts[False], left=counts[True], color="0.8")
@@ -89,6 +98,8 @@ def shared_groups(shares: pd.DataFrame, note: str = "") -> Figure:
 
     ``shares`` has protocol, group (track, album or artist) and share of the test clips.
     """
+    if shares.empty:
+        return _nothing("artists, albums and tracks are unknown", "Relatives of test clips", note)
     table = 100 * shares.pivot(index="group", columns="protocol", values="share")
     table = table.reindex(["track", "album", "artist"])[shares["protocol"].unique()]
     table = table.dropna(how="all").rename("same {}".format)
@@ -197,18 +208,23 @@ def confusion_matrices(
     """
     order = [genre for genre in paper_table.index if genre in ours.index]
     order += [genre for genre in ours.index if genre not in order]
+    ours = ours.rename(index=shown, columns=shown)
+    order = [shown(genre) for genre in order]
     tables = (ours.loc[order, order], ours_title), (paper_table, "The paper")
     same = order == list(paper_table.index)
-    fig, axes = canvas(1, 2, (5.6 if same else 5.1) + 0.3 * bool(note), sharey=same)
+    long = any("\n" in genre for genre in order)
+    height = (5.6 if same else 5.1) + 0.3 * bool(note) + 1.5 * long
+    fig, axes = canvas(1, 2, height, sharey=same)
     style = {"cmap": "Blues", "vmin": 0, "vmax": 100, "linewidths": 0.5, "linecolor": "0.92"}
     style |= {"cbar": False, "annot": True, "fmt": ".0f", "annot_kws": {"fontsize": 9.5}}
     for ax, (table, title) in zip(axes, tables, strict=True):
         sns.heatmap(table, ax=ax, **style)
         for text in ax.texts:
             text.set_color("0.7" if text.get_text() == "0" else text.get_color())
-        ax.set(title=fill(title, 34), xlabel="Predicted genre", ylabel="True genre")
-        ax.tick_params(length=0)
+        ax.set(title=shown(title, 34), xlabel="Predicted genre", ylabel="True genre")
+        ax.tick_params(length=0, **({"labelsize": 7} if long else {}))
         turned = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
+        turned |= {"rotation": 90, "va": "center"} if long else {}
         ax.set_xticks(ax.get_xticks(), table.columns, **turned)
         ax.tick_params(axis="y", rotation=0)
     axes[1].set_ylabel("")
@@ -254,7 +270,8 @@ def accuracy_intervals(
     lowest = np.floor(10 * table[f"{column}_lo"].min()) / 10
     ax.set(xlim=(max(lowest, 0), 1.02), ylim=(len(rows) - 0.5, -0.5))
     unit = "song" if "song" in column else "clip"
-    ax.set_xlabel(f"Accuracy by {unit}, 95 % interval over artists")
+    over = " over artists" if table.get("n_artists", pd.Series([1])).any() else ""
+    ax.set_xlabel(f"Accuracy by {unit}, 95 % interval{over}")
     return finish(fig, "Accuracy by system and protocol", note, legend=True)
 
 
@@ -324,7 +341,7 @@ def saliency(clips: list[tuple[str, np.ndarray, np.ndarray, np.ndarray]], note: 
         _overlay(row[1], gradient, "inferno", 0, 1)
         far = max(np.abs(occluded).max(), 1e-6)
         _overlay(row[2], occluded, "RdBu_r", -far, far)
-        row[0].set_title(fill(title, 24))
+        row[0].set_title(shown(title, 24))
         row[1].set_title("Gradient map")
         row[2].set_title(f"Occlusion, {occluded.min():+.1f} to {occluded.max():+.1f}")
     outer_labels(axes)
@@ -378,6 +395,8 @@ def learning_curves(curves: pd.DataFrame, note: str = "") -> Figure:
 
     ``curves`` are from `tables.learning_curve`; a line is dotted where it leaves the corpus.
     """
+    if curves.empty:
+        return _nothing("artists are unknown", "What more artists to learn from bring", note)
     fig, ax = canvas(height=4.4)
     looks = _looks(curves["system"])
     for i, (system, part) in enumerate(curves.groupby("system", sort=False)):
@@ -410,13 +429,13 @@ def along_song(windows: pd.DataFrame, seconds: float, note: str = "") -> Figure:
     middles = starts + seconds / 2
     edges = np.r_[starts[0], (middles[:-1] + middles[1:]) / 2, starts[-1] + seconds]
     fig, ax = canvas(height=3.8)
-    floor = np.zeros(len(windows))
+    floor, areas = np.zeros(len(windows)), {}
     for genre, look in _looks(windows.columns.drop("start_s")).items():
         top = floor + windows[genre].fillna(0).to_numpy()
         style = {"color": look["color"], "alpha": 0.85, "hatch": "" if look["ls"] == "-" else "//"}
-        ax.stairs(top, edges, label=genre, baseline=floor, fill=True, **style)
+        areas[shown(genre, 20)] = ax.stairs(top, edges, baseline=floor, fill=True, **style)
         floor = top
     ax.set(xlim=edges[[0, -1]], ylim=(0, 1), xlabel="Time (s)", ylabel="Probability")
     ax.grid(visible=False, axis="x")
-    fig.legend(loc="outside right upper", reverse=True)
+    fig.legend(areas.values(), areas, loc="outside right upper", reverse=True)
     return finish(fig, f"Along the song, windows of {seconds:g} s", note)
