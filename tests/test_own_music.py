@@ -662,7 +662,7 @@ def test_wrong_calls_of_predict(model, mixed, tmp_path, capfd):
     nowhere = tmp_path / "nothing"
     with pytest.raises(UsageError, match=r"no model here \(no model.json\); `python -m genre_ut"):
         own_music.answer(nowhere, [mixed[0]])
-    with pytest.raises(UsageError, match="no such file or folder"):
+    with pytest.raises(UsageError, match="No such file or directory"):
         own_music.answer(model, [nowhere])
     saved = SavedModel.load(model)
     facts = saved.facts | {"features": saved.facts["features"] | {"weights": "e" * 64}}
