@@ -158,8 +158,11 @@ def run(
         "scheduler": scheduler,
     }
     for name in ("data_dir", "out"):
-        if not shared[name].isprintable():
-            raise UsageError(f"--{name.replace('_', '-')} {shared[name]!r}: a name to be printed")
+        try:
+            shared[name].encode()
+        except UnicodeEncodeError:
+            option = f"--{name.replace('_', '-')} {shared[name]!r}"
+            raise UsageError(f"{option}: a name that is not UTF-8; rename the folder") from None
     steps = plan(profile, shared)
     if scheduler:
         reach(scheduler)
