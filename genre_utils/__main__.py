@@ -184,7 +184,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"genre_utils: {error.format_message()}; --help explains", file=sys.stderr)
         return error.exit_code
     except OSError as error:  # a full disk, a closed folder
-        print(f"error: {error.strerror or error}: {error.filename}", file=sys.stderr)
+        where = f": {error.filename}" if error.filename else ""
+        print(f"error: {error.strerror or error}{where}", file=sys.stderr)
         return 1
     except (KeyboardInterrupt, click.Abort):
         print("\nstopped; what is finished is kept, the same command goes on", file=sys.stderr)

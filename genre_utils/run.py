@@ -257,6 +257,9 @@ def _execute(path: Path, target: Path, values: dict[str, Any]) -> None:
         raise GenreUtilsError(
             f"{path.stem}, cell {error.exec_count}: {reason}; see {target}"
         ) from None
+    except OSError as error:
+        why = f"{error.strerror or error} ({error.filename or target})"
+        raise GenreUtilsError(f"{path.stem}: {why}; the same command goes on") from None
     except RuntimeError:  # nbclient's word for a kernel that died
         raise GenreUtilsError(
             f"{path.stem}: its process was killed, often for want of memory (kernels.log beside "

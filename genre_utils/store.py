@@ -125,7 +125,10 @@ def write_atomic(path: str | Path, write: Callable[[Path], None]) -> None:
             part.chmod(0o644)
             part.replace(path)
     except OSError as error:
-        raise GenreUtilsError(f"cannot write {path}: {error.strerror or error}") from None
+        why = f"cannot write {path}: {error.strerror or error}"
+        if path.is_relative_to(cache_dir()):
+            why += "; the variable GENRE_UTILS_CACHE can name another folder"
+        raise GenreUtilsError(why) from None
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import joblib
 import nbformat
 import papermill
 import pytest
@@ -376,6 +377,11 @@ def test_a_worker_for_each_processor_that_may_be_used():
     code += "from genre_utils.runtime import workers; print(workers(0))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
     assert done.stdout == b"1\n"
+
+
+def test_without_locks_between_processes_one_does_all(monkeypatch):
+    monkeypatch.setattr(joblib.parallel, "BACKENDS", {})  # as joblib leaves it: no /dev/shm
+    assert runtime.each(abs, [(-1,), (-2,)], jobs=2) == [1, 2]
 
 
 def test_a_terminal_without_a_name_has_no_bars(monkeypatch):

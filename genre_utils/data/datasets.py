@@ -381,7 +381,8 @@ def check_files(paths: Sequence[Path], jobs: int) -> list[tuple[float, str]]:
         tasks = [(new[key],) for key in part]
         results = each(audio.check, tasks, jobs=jobs, desc="audio check", unit="file")
         kept |= dict(zip(part, results, strict=True))
-        write_json(store, kept)
+        with suppress(GenreUtilsError):  # where nothing can be kept, they are checked each time
+            write_json(store, kept)
     pairs = zip(digests, paths, strict=True)
     return [kept[key] if key else audio.check(path) for key, path in pairs]
 

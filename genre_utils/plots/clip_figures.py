@@ -44,7 +44,7 @@ STYLE = {
     "grid.color": "0.9",
     "legend.frameon": False,
 }
-styled = mpl.rc_context(STYLE)
+styled = mpl.style.context(["default", STYLE])  # not what the user's matplotlibrc says
 
 
 def canvas(rows: int = 1, columns: int = 1, height: float = 4.0, **options: object) -> tuple:
