@@ -230,19 +230,13 @@ class Store:
     def missing(self, ids: Iterable[str]) -> list[str]:
         """Return the ids not stored yet, each once, in the order given.
 
-        The rows of the others are read once a process: a damaged shard is thrown away. Raises
-        GenreUtilsError where that is not allowed.
+        The rows of the others are read once a process: a damaged shard is thrown away.
         """
         there, ids = self.index(), list(dict.fromkeys(ids))
         shards = {there[row][0] for row in ids if row in there}
-        paths = [self.folder / f"{shard}.npy" for shard in sorted(shards)]
-        damaged = [path for path in paths if not _is_intact(path)]
-        for path in damaged:
-            try:
-                path.with_suffix(".json").unlink(missing_ok=True)
-            except OSError as error:
-                why = f"is damaged and cannot be removed ({error.strerror})"
-                raise GenreUtilsError(f"{path} {why}") from None
+        damaged = [shard for shard in shards if not _is_intact(self.folder / f"{shard}.npy")]
+        for shard in damaged:
+            (self.folder / f"{shard}.json").unlink(missing_ok=True)
         return self.missing(ids) if damaged else [row for row in ids if row not in there]
 
     @property
