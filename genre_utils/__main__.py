@@ -21,9 +21,8 @@ def _place(value: str) -> str:
 
 
 JOBS = click.option("--jobs", default=0, metavar="N", help="Worker processes (default: all cores).")
-DATA_DIR = click.option(
-    "--data-dir", default="", type=_place, metavar="DIR", help="Where its files are."
-)
+DIR = {"type": _place, "metavar": "DIR"}
+DATA_DIR = click.option("--data-dir", default="", **DIR, help="Where its files are.")
 
 
 @click.group()
@@ -35,9 +34,7 @@ def cli() -> None:
 @click.option("--profile", default="demo", metavar="NAME", help="Named parameters (default: demo).")
 @click.option("--dataset", default="", metavar="NAME", help="Data set (default: the profile's).")
 @DATA_DIR
-@click.option(
-    "--out", default="", type=_place, metavar="DIR", help="Results: runs/<profile>-<dataset>."
-)
+@click.option("--out", default="", **DIR, help="Results: runs/<profile>-<dataset>.")
 @JOBS
 @click.option("--scheduler", default="", metavar="ADDR", help="Dask, such as tcp://host:8786.")
 @click.option("--force", is_flag=True, help="Compute everything anew.")
@@ -93,7 +90,7 @@ def datasets(context: click.Context) -> None:
 
 @datasets.command()
 @click.argument("name")
-@click.option("--data-dir", required=True, type=_place, metavar="DIR", help="Where it goes.")
+@click.option("--data-dir", required=True, **DIR, help="Where it goes.")
 @click.option("--mirror", default="", metavar="URL", help="Folder address to try first.")
 def download(name: str, data_dir: str, mirror: str) -> None:
     """Say what a release is and under which licence, then fetch and unpack it."""
@@ -135,9 +132,7 @@ def validate(name: str, data_dir: str, jobs: int, as_json: bool) -> int:
 @DATA_DIR
 @click.option("--system", default="", metavar="NAME", help="cnn-mel-small (default) or cnn-mel.")
 @click.option("--out", required=True, type=_place, metavar="MODEL", help="Folder of the model.")
-@click.option(
-    "--epochs", type=click.IntRange(1), metavar="N", help="Default: the system's own number."
-)
+@click.option("--epochs", type=click.IntRange(1), help="Default: the system's own number.")
 @JOBS
 def train(
     dataset: str, data_dir: str, system: str, out: str, epochs: int | None, jobs: int
