@@ -189,6 +189,8 @@ def _alone(folder: Path) -> Iterator[None]:
             raise GenreUtilsError(f"{folder}: {other}") from None
         except OSError:
             pass  # a file system without locks
+        for part in folder.rglob(".part-*"):  # of a run that was killed
+            shutil.rmtree(part, ignore_errors=True)
         yield
 
 

@@ -242,6 +242,12 @@ def test_two_runs_at_once_do_not_share_a_folder(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == [".lock"]
 
 
+def test_what_a_killed_run_left_half_goes(tmp_path):
+    (tmp_path / "figures" / ".part-x").mkdir(parents=True)
+    with run._alone(tmp_path):
+        assert list((tmp_path / "figures").iterdir()) == []
+
+
 def test_a_scheduler_that_does_not_answer_is_said_first(tmp_path):
     with pytest.raises(GenreUtilsError, match="no Dask scheduler answers"):
         run.run("tiny", out=str(tmp_path / "out"), scheduler="tcp://127.0.0.1:9")
