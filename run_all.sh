@@ -2,8 +2,12 @@
 # ./run_all.sh [options]   runs the notebooks 01, 02, ... and prints Table 1 (--help: the options)
 # ./run_all.sh test        runs the demo and every test, the notebooks' included
 # Where the packages are not importable, it first makes .venv from requirements.lock.
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # called with sh
 set -euo pipefail
-here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+here="$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)"
+# What is set for other work: packages of another Python, where pip puts things.
+unset PYTHONHOME PYTHONSTARTUP PYTHONOPTIMIZE PYTHONWARNINGS PIP_TARGET PIP_PREFIX
+export PYTHONPATH="$here" PYTHONSAFEPATH=1 PIP_USER=0
 venv="$here/.venv"
 
 importable() { # every package that the project imports, and the project itself

@@ -1,16 +1,28 @@
 """``python -m genre_utils``: the commands."""
 
+import codecs
 import json
+import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import click
 
-from genre_utils.runtime import GenreUtilsError, UsageError, on_terminal, workers
+from genre_utils.runtime import GenreUtilsError, on_terminal, workers
+
+
+def _place(value: str) -> str:
+    """Put the home folder in place of a ~, also where the shell leaves it (``--out=~/x``)."""
+    with suppress(RuntimeError):  # no user of that name: a file whose name begins so
+        return str(Path(value).expanduser()) if value else value
+    return value
+
 
 JOBS = click.option("--jobs", default=0, metavar="N", help="Worker processes (default: all cores).")
-DATA_DIR = click.option("--data-dir", default="", metavar="DIR", help="Where its files are.")
+DIR = {"type": _place, "metavar": "DIR"}
+DATA_DIR = click.option("--data-dir", default="", **DIR, help="Where its files are.")
 
 
 @click.group()
@@ -22,7 +34,7 @@ def cli() -> None:
 @click.option("--profile", default="demo", metavar="NAME", help="Named parameters (default: demo).")
 @click.option("--dataset", default="", metavar="NAME", help="Data set (default: the profile's).")
 @DATA_DIR
-@click.option("--out", default="", metavar="DIR", help="Results: runs/<profile>-<dataset>.")
+@click.option("--out", default="", **DIR, help="Results: runs/<profile>-<dataset>.")
 @JOBS
 @click.option("--scheduler", default="", metavar="ADDR", help="Dask, such as tcp://host:8786.")
 @click.option("--force", is_flag=True, help="Compute everything anew.")
@@ -37,7 +49,7 @@ def run(**options: Any) -> None:  # noqa: ANN401
 
 
 @cli.command()
-@click.argument("folder", metavar="RUN")
+@click.argument("folder", metavar="RUN", type=_place)
 @click.argument("name")
 def publish(folder: str, name: str) -> None:
     """Copy a run's figures and tables into figures/NAME and renew the tables made of them.
@@ -51,7 +63,7 @@ def publish(folder: str, name: str) -> None:
 
 
 @cli.command()
-@click.argument("folder", metavar="RUN")
+@click.argument("folder", metavar="RUN", type=_place)
 @JOBS
 def sensitivity(folder: str, jobs: int) -> None:
     """Replace a run's open choices one by one and say which verdicts change."""
@@ -78,14 +90,14 @@ def datasets(context: click.Context) -> None:
 
 @datasets.command()
 @click.argument("name")
-@click.option("--data-dir", required=True, metavar="DIR", help="Where it goes.")
+@click.option("--data-dir", required=True, **DIR, help="Where it goes.")
 @click.option("--mirror", default="", metavar="URL", help="Folder address to try first.")
 def download(name: str, data_dir: str, mirror: str) -> None:
     """Say what a release is and under which licence, then fetch and unpack it."""
     from genre_utils.data import datasets as known
 
     on_terminal()
-    dataset, steps = known.get(name), known.download(name, Path(data_dir).expanduser(), mirror)
+    dataset, steps = known.get(name), known.download(name, Path(data_dir), mirror)
     print(f"{dataset.title}\n{dataset.citation}\nlicence: {dataset.licence}\nsize: {dataset.size}")
     for line in steps:
         print(line, flush=True)
@@ -119,24 +131,24 @@ def validate(name: str, data_dir: str, jobs: int, as_json: bool) -> int:
 @click.option("--dataset", required=True, metavar="NAME", help="Data set, see `datasets`.")
 @DATA_DIR
 @click.option("--system", default="", metavar="NAME", help="cnn-mel-small (default) or cnn-mel.")
-@click.option("--out", required=True, metavar="MODEL", help="Folder of the model.")
-@click.option("--epochs", default=0, metavar="N", help="Default: the system's own number.")
+@click.option("--out", required=True, type=_place, metavar="MODEL", help="Folder of the model.")
+@click.option("--epochs", type=click.IntRange(1), help="Default: the system's own number.")
 @JOBS
-def train(dataset: str, data_dir: str, system: str, out: str, epochs: int, jobs: int) -> None:
+def train(
+    dataset: str, data_dir: str, system: str, out: str, epochs: int | None, jobs: int
+) -> None:
     """Train a system on all clips of a data set, save it, and say how good it is."""
     from genre_utils import own_music
 
-    if epochs < 0:
-        raise UsageError(f"--epochs must be 0 or more, not {epochs}")
     on_terminal()
-    chosen = {"system": system or own_music.DEFAULT, "epochs": epochs, "jobs": workers(jobs)}
+    chosen = {"system": system or own_music.DEFAULT, "epochs": epochs or 0, "jobs": workers(jobs)}
     model = own_music.train(dataset, data_dir, out, **chosen)
     print(f"{own_music.summary(model)}\n{out}: see README.md in it")
 
 
 @cli.command()
-@click.argument("model")
-@click.argument("places", metavar="FILE_OR_FOLDER...", nargs=-1, required=True)
+@click.argument("model", type=_place)
+@click.argument("places", metavar="FILE_OR_FOLDER...", type=_place, nargs=-1, required=True)
 @click.option("--json", "form", flag_value="json", help="Print JSON, windows included.")
 @click.option("--csv", "form", flag_value="csv", help="Print CSV, a row a file.")
 @JOBS
@@ -150,18 +162,36 @@ def predict(model: str, places: tuple[str, ...], form: str | None, jobs: int) ->
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns its exit code (0 done, 1 failure, 2 usage)."""
+    # Where the output's encoding lacks a character it is written as in JSON.
+    codecs.register_error("json", lambda e: (json.dumps(e.object[e.start : e.end])[1:-1], e.end))
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="json")
     try:
         return cli.main(arguments, prog_name="genre_utils", standalone_mode=False) or 0
     except GenreUtilsError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except click.NoSuchOption as error:
+        hint = "--help explains; names that begin with a dash come after --"
+        print(f"genre_utils: {error.format_message()}; {hint}", file=sys.stderr)
+        return error.exit_code
     except click.ClickException as error:  # a wrong call
         print(f"genre_utils: {error.format_message()}; --help explains", file=sys.stderr)
         return error.exit_code
+    except OSError as error:  # a full disk, a closed folder
+        where = f": {error.filename}" if error.filename else ""
+        print(f"error: {error.strerror or error}{where}", file=sys.stderr)
+        return 1
     except (KeyboardInterrupt, click.Abort):
         print("\nstopped; what is finished is kept, the same command goes on", file=sys.stderr)
         return 130
 
 
+def _stop(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
 if __name__ == "__main__":
+    for number in (signal.SIGTERM, signal.SIGHUP):  # ends kernels and workers as Ctrl-C does
+        signal.signal(number, _stop)
     sys.exit(main())

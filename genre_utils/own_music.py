@@ -299,9 +299,8 @@ def _known(clips: pd.DataFrame, maps: Store) -> dict[str, Any]:
     data |= {"clips": len(used), "genres": genres.to_dict("index")}
     data |= {"unknown": unknown} if (unknown := splits.unknown(used)) else {}
     data["refused"] = refused["status"].value_counts().to_dict()
-    key = json.loads((maps.folder / store.KEY).read_text(encoding="utf-8"))
-    mel = maps.folder.parent / key["features"] / store.KEY
-    mel = json.loads(mel.read_text(encoding="utf-8"))
+    key = maps.key
+    mel = Store(maps.folder.parent / key["features"]).key
     known = key | mel["audio"] | {"mel_scale": mel["scale"]}
     look = {name: known[name] for name in asdict(features.Look())}
     made = {"look": look, "weights": key["weights"], "precision": key["precision"]}

@@ -67,6 +67,8 @@ def publish(folder: Path, name: str) -> list[Path]:
     if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", name):
         raise UsageError(f"name {name!r}: lower-case letters, digits and hyphens only")
     facts = run.recorded("run")
+    for table in CSV:
+        run.read(table)  # which says if it is damaged
     if (name == "demo") != (facts["profile"] == "demo" and facts["dataset"] == "demo"):
         raise UsageError("'demo' is the name of the demo profile's run on the demo corpus, only")
     target = FIGURES / name

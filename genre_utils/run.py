@@ -1,22 +1,37 @@
 """Run the notebooks in order with typed, checked parameters (papermill's Python API)."""
 
+import fcntl
 import logging
+import os
 import shutil
+import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import nbformat
 import papermill
 import yaml
+from ipykernel.kernelspec import write_kernel_spec
 from papermill.exceptions import PapermillExecutionError
 
 from genre_utils.data.datasets import DATASETS
-from genre_utils.runtime import GenreUtilsError, UsageError, on_terminal, quiet_stderr, workers
+from genre_utils.runtime import (
+    GenreUtilsError,
+    UsageError,
+    check_ranges,
+    on_terminal,
+    quiet_stderr,
+    reach,
+    workers,
+)
 from genre_utils.store import ROOT, Run, today, versions
 
 NOTEBOOKS = ROOT / "notebooks"
 PROFILES = Path(__file__).with_name("profiles.yml")
+SOURCES = ("auto", "keras", "pypi", "random")  # of the parameter weights, or a file
 TYPES = {"int": int, "float": float, "str": str, "bool": bool, "list": list}
 
 
@@ -62,7 +77,11 @@ def declared_parameters(path: Path) -> dict[str, type]:
 
 
 def check_parameters(path: Path, declared: dict[str, type], values: dict[str, Any]) -> None:
-    """Raise UsageError for a name that a notebook does not declare, or a value of another type."""
+    """Raise UsageError for values that a notebook cannot take.
+
+    That is a name that it does not declare, another type, a value outside the range
+    (`runtime.check_ranges`), or a file that is not there.
+    """
     for name, value in values.items():
         if name not in declared:
             raise UsageError(
@@ -74,6 +93,14 @@ def check_parameters(path: Path, declared: dict[str, type], values: dict[str, An
                 f"{path.stem}: {name} must be {wanted.__name__}, "
                 f"not {type(value).__name__} ({value!r})"
             )
+        file = name == "use_split" or (name == "weights" and value not in SOURCES)
+        if file and value and not Path(value).expanduser().is_file():
+            known = f" and none of {', '.join(SOURCES)}" * (name == "weights")
+            raise UsageError(f"{path.stem}: {name}: {value!r} is no file{known}")
+    try:
+        check_ranges(values)
+    except UsageError as error:
+        raise UsageError(f"{path.stem}: {error}") from None
 
 
 def plan(profile: str, shared: dict[str, Any], folder: Path = NOTEBOOKS) -> list[tuple[Path, dict]]:
@@ -113,8 +140,9 @@ def run(
     folder; what other runs share stays. ``scheduler`` is the address of a Dask scheduler that
     takes the place of ``jobs`` where a notebook declares it.
 
-    Raises UsageError for an unknown name or a wrong type, before anything runs; GenreUtilsError
-    where a notebook fails, and the executed notebook stays for reading.
+    Raises UsageError for an unknown name or a wrong value, before anything runs; GenreUtilsError
+    where another run is at work in ``out``, nothing answers at ``scheduler``, or a notebook fails
+    (the executed notebook stays for reading).
     """
     dataset = dataset or _profile(profile)["dataset"]
     if dataset not in DATASETS:
@@ -129,15 +157,65 @@ def run(
         "jobs": workers(jobs),
         "scheduler": scheduler,
     }
+    for name in ("data_dir", "out"):
+        try:
+            shared[name].encode()
+        except UnicodeEncodeError:
+            option = f"--{name.replace('_', '-')} {shared[name]!r}"
+            raise UsageError(f"{option}: a name that is not UTF-8; rename the folder") from None
     steps = plan(profile, shared)
-    if force:
-        shutil.rmtree(results.folder / "cache", ignore_errors=True)
-        (results.folder / "cache").mkdir(parents=True)
-    results.record(
-        "run", {"profile": profile, "started": today(), **shared, "versions": versions()}
-    )
-    execute(steps, results)
+    if scheduler:
+        reach(scheduler)
+    with _alone(results.folder):
+        if force:
+            shutil.rmtree(results.folder / "cache", ignore_errors=True)
+            (results.folder / "cache").mkdir(parents=True)
+        results.record(
+            "run", {"profile": profile, "started": today(), **shared, "versions": versions()}
+        )
+        execute(steps, results)
     return results.folder
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keep other runs out of a folder; the system lets go of it however this process ends."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            other = "another run is at work there; wait for it or name another --out"
+            raise GenreUtilsError(f"{folder}: {other}") from None
+        except OSError:
+            pass  # a file system without locks
+        for part in folder.rglob(".part-*"):  # of a run that was killed
+            shutil.rmtree(part, ignore_errors=True)
+        yield
+
+
+@contextmanager
+def _own_surroundings() -> Iterator[None]:
+    """Let kernels run on this Python and these packages with the packages' own defaults.
+
+    What the user has set for Jupyter, IPython and Matplotlib is for other work: kernels named
+    python3, start-up files, styles.
+    """
+    before = dict(os.environ)
+    with tempfile.TemporaryDirectory(prefix="genre-utils-", ignore_cleanup_errors=True) as home:
+        write_kernel_spec(Path(home) / "kernels" / "python3")
+        folders = ("IPYTHONDIR", "JUPYTER_PATH", "JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR")
+        paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
+        os.environ |= dict.fromkeys(folders, home) | {
+            "MATPLOTLIBRC": os.devnull,
+            "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+            "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+        }
+        try:
+            yield
+        finally:
+            os.environ.clear()
+            os.environ |= before
 
 
 def execute(steps: list[tuple[Path, dict]], results: Run) -> None:
@@ -152,13 +230,14 @@ def execute(steps: list[tuple[Path, dict]], results: Run) -> None:
     folder.mkdir(exist_ok=True)
     on_terminal()
     timings = {}
-    for path, values in steps:
-        start = time.monotonic()
-        with quiet_stderr(folder / "kernels.log"):  # what kernels say outside the notebooks
-            _execute(path, folder / path.name, values)
-        timings[path.stem] = round(time.monotonic() - start, 1)
-        results.record("timings", timings)
-        print(f"{path.stem:<20}{timings[path.stem]:8.1f} s", flush=True)
+    with _own_surroundings():
+        for path, values in steps:
+            start = time.monotonic()
+            with quiet_stderr(folder / "kernels.log"):  # what kernels say outside the notebooks
+                _execute(path, folder / path.name, values)
+            timings[path.stem] = round(time.monotonic() - start, 1)
+            results.record("timings", timings)
+            print(f"{path.stem:<20}{timings[path.stem]:8.1f} s", flush=True)
 
 
 def _execute(path: Path, target: Path, values: dict[str, Any]) -> None:
@@ -180,6 +259,9 @@ def _execute(path: Path, target: Path, values: dict[str, Any]) -> None:
         raise GenreUtilsError(
             f"{path.stem}, cell {error.exec_count}: {reason}; see {target}"
         ) from None
+    except OSError as error:
+        why = f"{error.strerror or error} ({error.filename or target})"
+        raise GenreUtilsError(f"{path.stem}: {why}; the same command goes on") from None
     except RuntimeError:  # nbclient's word for a kernel that died
         raise GenreUtilsError(
             f"{path.stem}: its process was killed, often for want of memory (kernels.log beside "

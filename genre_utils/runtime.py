@@ -1,16 +1,18 @@
-"""Errors of one line, progress bars, and work spread over processes or a Dask cluster."""
+"""Errors of one line, ranges of parameters, progress bars, work spread over processes or Dask."""
 
 import logging
 import os
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache, partial
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import click
 import joblib
@@ -20,6 +22,35 @@ from tqdm.auto import tqdm as notebook_tqdm
 
 PROGRESS = "GENRE_UTILS_PROGRESS"
 PATIENCE = 30  # seconds until a scheduler must answer, and have a worker
+MOST = 10**6
+# The notebooks' parameters: lowest and highest value, or all values that there are.
+RANGES: dict[str, tuple] = {
+    "jobs": (1, 1024),
+    "seed": (0, 10**9),
+    "n_resamples": (100, MOST),  # 2.5 % at either end are to be some draws
+    **dict.fromkeys(("max_per_genre", "min_artists", "tuned_folds", "all_folds"), (0, MOST)),
+    **dict.fromkeys(("epochs", "epochs_small", "tuned_epochs", "all_epochs", "draws"), (1, MOST)),
+    **dict.fromkeys(("n_folds", "inner_folds"), (2, MOST)),
+    "offset": (0.0, 1e6),
+    "volume_threshold": (-1000.0, 0.0),
+    "dont_know": (0.0, 1.0),
+    **dict.fromkeys(("force", "embedding", "stacking"), (False, True)),
+    "multi_genre": ("first", "single"),
+    "fill": ("repeat", "zeros"),
+    "mel_scale": ("db", "amplitude", "power"),
+    "channels": ("repeat", "colormap"),
+    "preprocessing": ("vgg16", "scale"),
+    "precision": ("auto", "float32", "bfloat16"),
+    "pooling": ("flatten", "average"),
+    "coding": ("onevsone", "onevsall"),
+    "f_average": ("macro", "weighted"),
+}
+# Lists: fewest and most elements, whether they differ from each other, the range of each.
+LISTS: dict[str, tuple[int, int, bool, tuple]] = {
+    "protocols": (1, 4, True, ("random", "track", "album", "artist")),
+    "train_sizes": (1, 100, True, (0.01, 1.0)),
+    "patches": (2, 2, False, (1, 200)),
+}
 _redirection = threading.Lock()
 
 
@@ -35,6 +66,37 @@ class UsageError(GenreUtilsError):
     """The call itself is wrong: an unknown name, type or combination (exit code 2)."""
 
     exit_code = 2
+
+
+def check_ranges(values: Mapping[str, Any]) -> None:
+    """Raise UsageError for a value outside `RANGES` or `LISTS`; other names are passed over.
+
+    Notebooks call it with their ``globals()``.
+    """
+    for name, value in values.items():
+        if name in RANGES and not _fits(value, RANGES[name]):
+            raise UsageError(f"{name} must be {_range(RANGES[name])}, not {value!r}")
+        if name in LISTS:
+            low, high, different, each_one = LISTS[name]
+            fits = type(value) is list and low <= len(value) <= high
+            fits = fits and all(_fits(item, each_one) for item in value)
+            if not fits or (different and len(set(value)) < len(value)):
+                what = f"a list of {low} to {high}{' different' * different} values, each"
+                raise UsageError(f"{name} must be {what} {_range(each_one)}, not {value!r}")
+
+
+def _fits(value: object, known: tuple) -> bool:
+    kind = type(known[0])
+    if kind in (str, bool):
+        return type(value) is kind and value in known
+    return type(value) in (int, kind) and known[0] <= value <= known[-1]  # NaN is not
+
+
+def _range(known: tuple) -> str:
+    if type(known[0]) in (str, bool):
+        return f"one of {', '.join(map(str, known))}"
+    kind = "a whole number" if type(known[0]) is int else "a number"
+    return f"{kind} from {known[0]} to {known[-1]}"
 
 
 @contextmanager
@@ -58,14 +120,20 @@ def on_terminal() -> None:
 
     A kernel has no terminal, so it is told the name of this one; without one there are no bars.
     """
-    os.environ.setdefault(PROGRESS, os.ttyname(2) if os.isatty(2) else "")
+    name = ""
+    with suppress(OSError):  # in some containers a terminal has no name
+        name = os.ttyname(2)
+    os.environ.setdefault(PROGRESS, name)
 
 
 def workers(jobs: int) -> int:
-    """Return ``jobs``, or one for each processor if it is 0; raise UsageError below that."""
-    if jobs < 0:
-        raise UsageError(f"--jobs must be 0 or more, not {jobs}")
-    return jobs or os.cpu_count() or 1
+    """Return ``jobs``, or one for each processor that this process may use if it is 0.
+
+    Raises UsageError for other numbers.
+    """
+    if not 0 <= jobs <= RANGES["jobs"][1]:
+        raise UsageError(f"--jobs must be 0 or more, at most {RANGES['jobs'][1]}, not {jobs}")
+    return jobs or joblib.cpu_count()  # which knows of taskset and of a container's limits
 
 
 def progress(items: Iterable, desc: str, total: int | None = None, unit: str = "clip") -> Iterable:
@@ -116,9 +184,13 @@ def _here(function: Callable, tasks: Sequence[tuple], jobs: int) -> Iterator[tup
         # Its functions are compiled when first imported. Where several processes do so at once,
         # numba's cache is left damaged: they, and all later ones, call address 0.
         import_module("librosa.core.pitch")
+    if "loky" not in joblib.parallel.BACKENDS:  # no /dev/shm, so no locks between processes
+        yield from (_task(function, os.getpid(), i, task) for i, task in enumerate(tasks))
+        return
     work = (joblib.delayed(_task)(function, os.getpid(), i, task) for i, task in enumerate(tasks))
+    loky = {"inner_max_num_threads": 1, "initializer": _watch, "initargs": (os.getpid(),)}
     try:
-        with joblib.parallel_config("loky", n_jobs=jobs, inner_max_num_threads=1):
+        with joblib.parallel_config("loky", n_jobs=min(jobs, len(tasks)) or 1, **loky):
             yield from joblib.Parallel(return_as="generator_unordered")(work)
     except BrokenProcessPool:
         raise GenreUtilsError(
@@ -134,34 +206,53 @@ def _task(function: Callable, parent: int, number: int, task: tuple) -> tuple:
         return number, function(*task)
 
 
+def _watch(parent: int) -> None:
+    """End this worker soon after the process that started it, however that was ended."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 @lru_cache(1)
 def _silence() -> None:
     """Drop a worker's descriptor 2 for good: the mp3 decoder remarks on every damaged frame."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
-def _on_cluster(function: Callable, tasks: Sequence[tuple], scheduler: str) -> Iterator[tuple]:
-    # Not through joblib: its Dask backend waits for ever when a task ends its workers.
+def reach(scheduler: str) -> None:
+    """Raise what `each` says of a scheduler that is no address, or where nothing answers."""
     try:
-        from distributed import Client, KilledWorker, as_completed
         from distributed.comm import get_address_host_port
     except ImportError:
         raise GenreUtilsError(
             "--scheduler needs the package distributed: pip install distributed"
         ) from None
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # lost workers are made up for
     try:
         place = get_address_host_port(scheduler)
     except ValueError as error:
         raise UsageError(f"--scheduler {scheduler}: {error}; it is like tcp://host:8786") from None
     try:
-        socket.create_connection(place, PATIENCE).close()  # a Client that fails would linger
+        socket.create_connection(place, PATIENCE).close()
+    except (OSError, OverflowError) as error:
+        raise GenreUtilsError(
+            f"no Dask scheduler answers at {scheduler} ({error}); start one with `dask scheduler`"
+        ) from None
+
+
+def _on_cluster(function: Callable, tasks: Sequence[tuple], scheduler: str) -> Iterator[tuple]:
+    # Not through joblib: its Dask backend waits for ever when a task ends its workers.
+    reach(scheduler)  # a Client that fails would linger
+    from distributed import Client, KilledWorker, as_completed
+
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # lost workers are made up for
+    try:
         client = Client(scheduler, timeout=PATIENCE)
     except OSError as error:
-        raise GenreUtilsError(
-            f"no Dask scheduler answers at {scheduler} ({error.strerror or error}); start one with "
-            "`dask scheduler`"
-        ) from None
+        raise GenreUtilsError(f"no Dask scheduler answers at {scheduler} ({error})") from None
     with client:
         try:
             client.wait_for_workers(1, PATIENCE)

