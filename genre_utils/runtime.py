@@ -37,10 +37,6 @@ class UsageError(GenreUtilsError):
     exit_code = 2
 
 
-class WorkerKilledError(GenreUtilsError):
-    """A local worker process ended before its task did."""
-
-
 @contextmanager
 def quiet_stderr(target: str | os.PathLike = os.devnull) -> Iterator[None]:
     """Send what libraries in C and child processes write to descriptor 2 to the file ``target``.
@@ -105,7 +101,7 @@ def each(
     cluster is made up for, a dead local process ends the stage.
 
     Raises UsageError where ``scheduler`` is no address, GenreUtilsError where nothing answers
-    there, it has no workers, Dask is not installed or a worker was killed (`WorkerKilledError`). Errors of the function
+    there, it has no workers, Dask is not installed or a worker was killed. Errors of the function
     come through as they are.
     """
     done = _on_cluster(function, tasks, scheduler) if scheduler else _here(function, tasks, jobs)
@@ -125,7 +121,7 @@ def _here(function: Callable, tasks: Sequence[tuple], jobs: int) -> Iterator[tup
         with joblib.parallel_config("loky", n_jobs=jobs, inner_max_num_threads=1):
             yield from joblib.Parallel(return_as="generator_unordered")(work)
     except BrokenProcessPool:
-        raise WorkerKilledError(
+        raise GenreUtilsError(
             "a worker process was killed, often for want of memory; the same command with a "
             "smaller --jobs goes on from what is stored"
         ) from None

@@ -7,11 +7,8 @@ rows stay, so that the number of rows read equals the number used plus the numbe
 import hashlib
 import json
 import math
-import multiprocessing
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
@@ -24,7 +21,7 @@ import pooch
 from genre_utils.data import audio, magnatagatune
 from genre_utils.data.download import Dataset, Release, Remote
 from genre_utils.data.download import download as download_release
-from genre_utils.runtime import GenreUtilsError, UsageError, WorkerKilledError, each, progress
+from genre_utils.runtime import GenreUtilsError, UsageError, each, progress
 from genre_utils.store import cache_dir, code_digest, file_digest, write_json
 
 LABELS = ("genre", "artist", "album", "track")
@@ -382,34 +379,17 @@ def check_files(paths: Sequence[Path], jobs: int) -> list[tuple[float, str]]:
     for part in (todo[i : i + SAVE_EVERY] for i in range(0, len(todo), SAVE_EVERY)):
         # In processes: decoding redirects descriptor 2, which all threads of a process share.
         tasks = [(new[key],) for key in part]
-        try:
-            results = each(audio.check, tasks, jobs=jobs, desc="audio check", unit="file")
-        except WorkerKilledError:
-            results = list(_one_by_one([path for (path,) in tasks]))
+        results = each(audio.check, tasks, jobs=jobs, desc="audio check", unit="file")
         kept |= dict(zip(part, results, strict=True))
         write_json(store, kept)
     pairs = zip(digests, paths, strict=True)
     return [kept[key] if key else audio.check(path) for key, path in pairs]
 
 
-def _one_by_one(paths: Sequence[Path]) -> Iterator[tuple[float, str]]:
-    """`audio.check` in a process apart; the file that ends it is refused, the others are not."""
-    apart = None
-    for path in progress(paths, "audio check, one by one", len(paths), "file"):
-        apart = apart or ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
-        try:
-            yield apart.submit(audio.check, path).result()
-        except BrokenProcessPool:
-            apart = None
-            yield math.nan, "cannot be decoded: it crashes the decoder"
-    if apart:
-        apart.shutdown()
-
-
 def _digest_or_nothing(path: Path) -> str:
-    try:  # opening a pipe would wait for ever
-        return file_digest(path) if path.is_file() else ""
-    except (OSError, ValueError):
+    try:
+        return file_digest(path)
+    except OSError:
         return ""
 
 
