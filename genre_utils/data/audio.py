@@ -36,7 +36,8 @@ FFMPEG = {"format_whitelist": "aac,aiff,asf,au,caf,flac,matroska,mov,mp3,ogg,w64
 FFMPEG |= {"ignore_length": "1"}  # of wav: a wrong one is why it is asked
 SLOPPY = 256  # bytes that a size may be too large, where a writer counted the header
 SLACK = 0.04  # seconds that may lack: a frame of mp3 at 16 kHz
-LOOSE = ("asf", "matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2")  # times there are rounded: 0.25 s
+LOOSE = 0.25  # the same where times are rounded, or count an encoder's delay
+ROUNDED = ("asf", "matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2")
 TAIL = 0.5  # seconds' worth of bytes behind the sound that are no reason to doubt it
 UNKNOWN = "Format not recognised, or cut off"  # libsndfile's codes 1 and 7
 MALFORMED = 3  # its code where a header's sizes make no sense, which ffmpeg would not mind
@@ -138,6 +139,8 @@ def _libsndfile(path: Path) -> Blocks:
             with soundfile.SoundFile(source, closefd=False) as file:
                 rate, kind, frames, heard = file.samplerate, file.format, file.frames, 0
                 block, here = _block(rate, file.channels), -1
+                if not 0 <= frames < 2**63 - 1:
+                    raise _DoubtError("length unknown")
                 while len(y := file.read(block, dtype="float32", always_2d=True)):
                     heard, before, here = heard + len(y), here, raw.tell()
                     if kind == "MP3" and before == here < size:  # it repeats what it has
@@ -149,22 +152,24 @@ def _libsndfile(path: Path) -> Blocks:
             if error.code == MALFORMED:
                 raise AudioError(path, f"cannot be decoded: {why}") from None
             raise _DoubtError(UNKNOWN if error.code in (1, 7) else why) from None
-    seconds, guessed = heard / rate, kind == "MP3" and not XING.search(head)
-    if frames == 2**63 - 1 or (guessed and abs(frames - heard) > SLACK * rate):
-        raise _DoubtError("length unknown")
-    _all_there(path, seconds, frames / rate)
+    seconds = heard / rate
+    if kind == "MP3":
+        here, n = _chain(path, start)
+        if abs(n - heard) > LOOSE * rate:  # the encoder's delay is cut off, or is not
+            raise _DoubtError("header and content do not agree")
+    if kind != "MP3" or XING.search(head):  # else ``frames`` is a guess
+        _all_there(path, seconds, frames / rate)
     # Its log tells what it set right in silence: sizes in bytes, and the frames of aiff.
-    for claim, size in re.findall(r"(\d+)(?: \(should be (\d+)|\) not equal)", log):
-        if int(claim) > int(size or 0) + SLOPPY and not any(int(claim) in r for r in STREAMED):
-            claimed = seconds * int(claim) / max(1, int(size)) if size else int(claim) / rate
+    for claim, true in re.findall(r"(\d+)(?: \(should be (\d+)|\) not equal)", log):
+        if int(claim) > int(true or 0) + SLOPPY and not any(int(claim) in r for r in STREAMED):
+            claimed = seconds * int(claim) / max(1, int(true)) if true else int(claim) / rate
             _all_there(path, seconds, claimed, 0)
-    if "end-of-stream" in log.lower():  # so it says, too, where anything follows the last page
-        ended, samples = _last_page(path)
-        _all_there(path, seconds, samples / (48000 if file.subtype == "OPUS" else rate))
-        log += "" if ended else " reports a hole"
+    if re.search("end-of-stream|junk after", log, re.I):  # of ogg; tags behind the end are junk
+        ended, n = _last_page(path)
+        _all_there(path, seconds, n / (48000 if file.subtype == "OPUS" else rate))
+        log += "" if ended else "reports a hole"
     if "reports a hole" in log:
         raise AudioError(path, f"cut off or damaged: no more than {seconds:.2f} s are there")
-    here = min(here, _chain(path, start)) if kind == "MP3" else here
     if _rest(path, here, seconds, chunks=kind not in ("MP3", "OGG", "FLAC")):
         raise _DoubtError("header and content do not agree")
 
@@ -192,21 +197,22 @@ def _head(path: Path) -> tuple[int, bytes]:
         return start, file.read(1024)
 
 
-def _chain(path: Path, at: int) -> int:
-    """Where the frames of mp3 that follow each other from ``at`` on come to an end."""
+def _chain(path: Path, at: int) -> tuple[int, int]:
+    """Where the frames of an mp3 that follow each other from ``at`` on end, and their samples."""
     with path.open("rb") as file:
+        file.seek(at)
+        form, n = int.from_bytes(file.read(4), "big") & 0xFFFE0C00, 0
+        version, layer, rate = form >> 19 & 3, form >> 17 & 3, form >> 10 & 3
+        if form >> 21 != 0x7FF or version == 1 or layer != 1 or rate == 3:
+            return at, 0
+        hz, slots = (44100, 48000, 32000)[rate] >> (2, 0, 1, 0)[version], 72 << (version == 3)
         while file.seek(at) == at and len(head := file.read(4)) == 4:
-            bits = int.from_bytes(head)
-            version, kbps, rate = (
-                bits >> 19 & 3,
-                KBPS[bits >> 19 & 1][bits >> 12 & 15],
-                bits >> 10 & 3,
-            )
-            if bits >> 21 != 0x7FF or version == 1 or bits >> 17 & 3 != 1 or not kbps or rate == 3:
+            bits = int.from_bytes(head, "big")
+            kbps = KBPS[version == 3][bits >> 12 & 15]
+            if bits & 0xFFFE0C00 != form or not kbps:
                 break
-            hz = (44100, 48000, 32000)[rate] >> (0, 1, 2)[(3, 2, 0).index(version)]
-            at += (144 if version == 3 else 72) * kbps * 1000 // hz + (bits >> 9 & 1)
-    return at
+            at, n = at + slots * 1000 * kbps // hz + (bits >> 9 & 1), n + 8 * slots
+    return at, n
 
 
 def _rest(path: Path, end: int, seconds: float, *, chunks: bool = False) -> int:
@@ -241,14 +247,11 @@ def _ffmpeg(path: Path, doubt: _DoubtError) -> Iterator[av.AudioFrame]:
             sound = container.streams.audio[0]
             sound.codec_context.options = {"err_detect": "crccheck+explode"}
             name = container.format.name
-            slack = 0.25 if name in LOOSE else SLACK
-            if (
-                sound.duration
-                and name not in ("aac", "wav")
-                and (name != "mp3" or XING.search(_head(path)[1]))
-            ):
-                claim = float(sound.duration * sound.time_base)  # elsewhere a guess
-            elif container.duration and name in LOOSE and len(container.streams) == 1:
+            slack = LOOSE if name in ROUNDED else SLACK
+            guess = name in ("aac", "wav") or (name == "mp3" and not XING.search(_head(path)[1]))
+            if sound.duration and not guess:
+                claim = float(sound.duration * sound.time_base)
+            elif container.duration and name in ROUNDED and len(container.streams) == 1:
                 claim = container.duration / av.time_base
             for packet in container.demux(sound):
                 for frame in packet.decode():
@@ -269,7 +272,7 @@ def _ffmpeg(path: Path, doubt: _DoubtError) -> Iterator[av.AudioFrame]:
             why += f" ({getattr(error, 'strerror', '') or error})"
             raise AudioError(path, f"cannot be decoded: {why}") from None
     _all_there(path, seconds, claim, slack)
-    if name not in (*LOOSE, "ogg") and (rest := _rest(path, end, seconds, chunks=True)):
+    if name not in (*ROUNDED, "ogg") and (rest := _rest(path, end, seconds, chunks=True)):
         why = f"the sound ends after {seconds:.1f} s, but {rest:,} bytes follow"
         raise AudioError(path, f"cannot be decoded: {why}")
 
