@@ -34,26 +34,22 @@ def sound(rate: int = 16000, channels: int = 1) -> np.ndarray:
     return np.repeat(y.astype(np.float32)[:, None], channels, axis=1)
 
 
-def with_ffmpeg(name: str, codec: str, **options: str) -> bytes:
-    """Encode `sound` of 44.1 kHz with ffmpeg; ``name`` names the container."""
-    y = sound(44100)
+def with_ffmpeg(name: str, codec: str, *, rate: int = 44100, form: str = "", **how: str) -> bytes:
+    """Encode `sound` with ffmpeg; ``form`` or ``name`` tells the container, ``how`` its options."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, name)
-        _encode(path, codec, y, options)
+        with av.open(str(path), "w", format=form or None, options=how) as container:
+            stream = container.add_stream(codec, rate=rate, layout="mono")
+            stream.bit_rate = 128_000
+            y = np.ascontiguousarray(sound(rate).T)
+            frame = av.AudioFrame.from_ndarray(y, format="fltp", layout="mono")
+            frame.sample_rate = rate
+            size = stream.codec_context.frame_size or 4096
+            parts = av.AudioResampler(stream.format.name, "mono", rate, size)
+            for part in [*parts.resample(frame), *parts.resample(None)]:
+                container.mux(stream.encode(part))
+            container.mux(stream.encode(None))
         return path.read_bytes()
-
-
-def _encode(path: Path, codec: str, y: np.ndarray, options: dict[str, str]) -> None:
-    with av.open(str(path), "w", options=options) as container:
-        stream = container.add_stream(codec, rate=44100, layout="mono")
-        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(y.T), format="fltp", layout="mono")
-        frame.sample_rate = 44100
-        resampler = av.AudioResampler(
-            stream.format.name, "mono", 44100, stream.codec_context.frame_size or 4096
-        )
-        for part in [*resampler.resample(frame), *resampler.resample(None)]:
-            container.mux(stream.encode(part))
-        container.mux(stream.encode(None))
 
 
 def with_libsndfile(

@@ -7,7 +7,7 @@ block by block, and one is used where its sound was heard to the end, or else re
 import io
 import os
 import re
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import chain, groupby
@@ -379,24 +379,29 @@ def check(path: str | Path) -> tuple[float, str]:
 
     All of it is decoded; the beginning, which `cut` takes, is kept.
     """
-    heard = [0.0]
 
-    def use(decode: Callable[[], Blocks]) -> np.ndarray:
-        heard[:] = [0.0]
-        blocks = ((rate, heard.append(len(y) / rate) or y) for rate, y in decode())
+    def use(decode: Callable[[], Blocks]) -> tuple[float, np.ndarray]:
+        heard: Counter[int] = Counter()  # samples of each rate
+
+        def counted() -> Blocks:
+            for rate, y in decode():
+                heard[rate] += len(y)
+                yield rate, y
+
+        blocks = counted()
         start = _first(blocks, paper.AUDIO["duration"])
         deque(blocks, 0)
-        return start
+        return sum(n / rate for rate, n in heard.items()), start
 
     try:
-        y = _listen(path, use)
+        seconds, start = _listen(path, use)
     except AudioError as error:
         return float("nan"), error.reason
     try:
-        cut(y)
+        cut(start)
     except ValueError as error:
-        return sum(heard), str(error)
-    return sum(heard), "ok"
+        return seconds, str(error)
+    return seconds, "ok"
 
 
 def sound_files(places: Iterable[str | Path]) -> dict[Path, str]:
