@@ -279,7 +279,8 @@ def _ffmpeg(path: Path, doubt: _DoubtError) -> Iterator[av.AudioFrame]:
 
 def _batches(frames: Iterator[av.AudioFrame]) -> Blocks:
     """Join frames of one form to blocks of floats."""
-    for (rate, channels, _), run in groupby(frames, _form):
+    forms = groupby(frames, lambda f: (f.sample_rate, f.layout.nb_channels, f.format.name))
+    for (rate, channels, _), run in forms:
         # Packed: of planes PyAV 18.1 reads no more than 8, and ends the process at the ninth.
         joined = av.AudioResampler("flt", frame_size=_block(rate, channels))
         for frame in chain(run, [None]):
@@ -287,19 +288,20 @@ def _batches(frames: Iterator[av.AudioFrame]) -> Blocks:
                 yield rate, block.to_ndarray().reshape(-1, channels)
 
 
-def _form(frame: av.AudioFrame) -> tuple[int, int, str]:
-    return frame.sample_rate, frame.layout.nb_channels, frame.format.name
-
-
 def _resampled(blocks: Blocks) -> Iterator[np.ndarray]:
-    """Bring blocks to 16 kHz by soxr, in one go over those of one rate."""
+    """Bring blocks to 16 kHz: the numbers of `librosa.resample` for all blocks of one rate."""
     for rate, run in groupby(blocks, lambda block: block[0]):
         if rate == SAMPLE_RATE:
             yield from (y for _, y in run)
         else:
             stream = soxr.ResampleStream(rate, SAMPLE_RATE, 1, "float32", "HQ")
-            yield from (stream.resample_chunk(y) for _, y in run)
-            yield stream.resample_chunk(np.empty(0, np.float32), last=True)
+            due = 0
+            for _, y in run:
+                part = stream.resample_chunk(y)
+                due += len(y) * SAMPLE_RATE - len(part) * rate
+                yield part
+            last = stream.resample_chunk(np.empty(0, np.float32), last=True)
+            yield librosa.util.fix_length(last, size=max(0, -(-due // rate)))  # as `resample` does
 
 
 def _first(blocks: Blocks, duration: float | None) -> np.ndarray:
