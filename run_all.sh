@@ -14,7 +14,7 @@ importable() { # every package that the project imports, and the project itself
   "$1" - 2>/dev/null <<'PY'
 import sys
 from importlib.util import find_spec
-names = """genre_utils librosa soxr soundfile numpy scipy keras tensorflow sklearn onnx pretty_midi
+names = """genre_utils librosa soxr soundfile av numpy scipy keras tensorflow sklearn onnx pretty_midi
 midirenderer pandas matplotlib seaborn jupyterlab ipykernel ipywidgets papermill nbval nbformat
 yaml tqdm numba click platformdirs tabulate jinja2 joblib threadpoolctl pooch requests mutagen
 pytest h5py hypothesis distributed ruff""".split()
