@@ -189,8 +189,11 @@ def _here(function: Callable, tasks: Sequence[tuple], jobs: int) -> Iterator[tup
         return
     work = (joblib.delayed(_task)(function, os.getpid(), i, task) for i, task in enumerate(tasks))
     loky = {"inner_max_num_threads": 1, "initializer": _watch, "initargs": (os.getpid(),)}
+    # Never one process for several asked: with one, the task would run in this process, and a
+    # decoder that crashes would end it.
+    n_jobs = min(jobs, max(2, len(tasks)))
     try:
-        with joblib.parallel_config("loky", n_jobs=min(jobs, len(tasks)) or 1, **loky):
+        with joblib.parallel_config("loky", n_jobs=n_jobs, **loky):
             yield from joblib.Parallel(return_as="generator_unordered")(work)
     except BrokenProcessPool:
         raise GenreUtilsError(
