@@ -184,7 +184,7 @@ def _here(function: Callable, tasks: Sequence[tuple], jobs: int) -> Iterator[tup
         # Its functions are compiled when first imported. Where several processes do so at once,
         # numba's cache is left damaged: they, and all later ones, call address 0.
         import_module("librosa.core.pitch")
-    if "loky" not in joblib.parallel.BACKENDS:  # no /dev/shm, so no locks between processes
+    if "loky" not in joblib.parallel.BACKENDS:  # no shared memory, so no locks between processes
         yield from (_task(function, os.getpid(), i, task) for i, task in enumerate(tasks))
         return
     work = (joblib.delayed(_task)(function, os.getpid(), i, task) for i, task in enumerate(tasks))
