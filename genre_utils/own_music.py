@@ -35,7 +35,7 @@ from genre_utils.metrics.confidence import apply_temperature, fit_temperature
 from genre_utils.models import explain, systems
 from genre_utils.models.cnn import POOLING, HeadClassifier
 from genre_utils.runtime import GenreUtilsError, UsageError, progress
-from genre_utils.store import Run, Store, cache_dir, code_digest, digest, remembered
+from genre_utils.store import Arrays, Run, Store, cache_dir, code_digest, digest, remembered
 
 # Name -> settings of `HeadClassifier`. Both are the system "cnn-mel", trained on stored `MAPS`.
 SYSTEMS = {
@@ -49,7 +49,6 @@ SURE = 0.5  # the model card says how good answers above this confidence are
 FORMAT = 2
 ARRAYS, FACTS, CARD = "arrays.npz", "model.json", "README.md"
 HEAD = ("kernel_1", "bias_1", "kernel_2", "bias_2", "kernel_3", "bias_3")
-Arrays = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -263,13 +262,8 @@ def fit(
 
     key = [settings, maps.folder.name, list(used["sha256"]), list(y), code_digest(HeadClassifier)]
     arrays = remembered(root / f"model-{digest(key)[:24]}.npz", trained)
-    facts = {
-        "system": system,
-        "settings": settings,
-        **_known(clips, maps),
-        "estimate": estimate,
-        "versions": {"genre_utils": __version__, **store.versions()},
-    }
+    facts = {"system": system, "settings": settings, **_known(clips, maps), "estimate": estimate}
+    facts["versions"] = {"genre_utils": __version__, **store.versions()}
     return SavedModel(tuple(np.unique(y).tolist()), arrays, temperature, facts)
 
 

@@ -63,16 +63,13 @@ def declared_parameters(path: Path) -> dict[str, type]:
     """
     cells = nbformat.read(path, as_version=4).cells
     if not any("parameters" in cell.metadata.get("tags", []) for cell in cells):
-        raise GenreUtilsError(
-            f"{path}: no cell tagged 'parameters'; tag the cell that declares them"
-        )
-    types = {}
-    for name, found in papermill.inspect_notebook(str(path)).items():
-        if found["inferred_type_name"] not in TYPES:
-            raise GenreUtilsError(
-                f"{path}: parameter {name} has no type hint; write one of {', '.join(TYPES)}"
-            )
-        types[name] = TYPES[found["inferred_type_name"]]
+        hint = "tag the cell that declares them"
+        raise GenreUtilsError(f"{path}: no cell tagged 'parameters'; {hint}")
+    found = papermill.inspect_notebook(str(path)).items()
+    types = {name: TYPES.get(known["inferred_type_name"]) for name, known in found}
+    for name in (name for name, known in types.items() if known is None):
+        hint = f"write one of {', '.join(TYPES)}"
+        raise GenreUtilsError(f"{path}: parameter {name} has no type hint; {hint}")
     return types
 
 
@@ -84,15 +81,12 @@ def check_parameters(path: Path, declared: dict[str, type], values: dict[str, An
     """
     for name, value in values.items():
         if name not in declared:
-            raise UsageError(
-                f"{path.stem} has no parameter {name!r}; it has {', '.join(sorted(declared))}"
-            )
-        wanted = declared[name]
-        if type(value) is not wanted and (type(value), wanted) != (int, float):
-            raise UsageError(
-                f"{path.stem}: {name} must be {wanted.__name__}, "
-                f"not {type(value).__name__} ({value!r})"
-            )
+            has = ", ".join(sorted(declared))
+            raise UsageError(f"{path.stem} has no parameter {name!r}; it has {has}")
+        wanted, kind = declared[name], type(value)
+        if kind is not wanted and (kind, wanted) != (int, float):
+            what = f"{wanted.__name__}, not {kind.__name__} ({value!r})"
+            raise UsageError(f"{path.stem}: {name} must be {what}")
         file = name == "use_split" or (name == "weights" and value not in SOURCES)
         if file and value and not Path(value).expanduser().is_file():
             known = f" and none of {', '.join(SOURCES)}" * (name == "weights")
@@ -110,8 +104,7 @@ def plan(profile: str, shared: dict[str, Any], folder: Path = NOTEBOOKS) -> list
     """
     paths = notebooks(folder)
     reduced = _profile(profile)["notebooks"]
-    unknown = set(reduced) - {path.stem for path in paths}
-    if unknown:
+    if unknown := set(reduced) - {path.stem for path in paths}:
         raise UsageError(f"profile {profile}: no notebook {', '.join(sorted(unknown))} in {folder}")
     steps = []
     for path in paths:
@@ -170,9 +163,8 @@ def run(
         if force:
             shutil.rmtree(results.folder / "cache", ignore_errors=True)
             (results.folder / "cache").mkdir(parents=True)
-        results.record(
-            "run", {"profile": profile, "started": today(), **shared, "versions": versions()}
-        )
+        facts = {"profile": profile, "started": today(), **shared, "versions": versions()}
+        results.record("run", facts)
         execute(steps, results)
     return results.folder
 
@@ -242,23 +234,16 @@ def execute(steps: list[tuple[Path, dict]], results: Run) -> None:
 
 def _execute(path: Path, target: Path, values: dict[str, Any]) -> None:
     logging.getLogger("papermill").setLevel(logging.ERROR)
+    how = {"progress_bar": False, "cwd": str(target.parent), "kernel_name": "python3"}
     try:
-        papermill.execute_notebook(
-            str(path),
-            str(target),
-            values,
-            progress_bar=False,
-            cwd=str(target.parent),
-            kernel_name="python3",
-        )
+        papermill.execute_notebook(str(path), str(target), values, **how)
     except PapermillExecutionError as error:
         if len(error.traceback) == 1:  # ours: GenreUtilsError shows one line
             kind = UsageError if error.ename == "UsageError" else GenreUtilsError
             raise kind(f"{path.stem}: {error.evalue}") from None
         reason = f"{error.ename}: {error.evalue}".splitlines()[0]
-        raise GenreUtilsError(
-            f"{path.stem}, cell {error.exec_count}: {reason}; see {target}"
-        ) from None
+        where = f"{path.stem}, cell {error.exec_count}"
+        raise GenreUtilsError(f"{where}: {reason}; see {target}") from None
     except OSError as error:
         why = f"{error.strerror or error} ({error.filename or target})"
         raise GenreUtilsError(f"{path.stem}: {why}; the same command goes on") from None

@@ -193,10 +193,9 @@ def _here(function: Callable, tasks: Sequence[tuple], jobs: int) -> Iterator[tup
         with joblib.parallel_config("loky", n_jobs=min(jobs, len(tasks)) or 1, **loky):
             yield from joblib.Parallel(return_as="generator_unordered")(work)
     except BrokenProcessPool:
-        raise GenreUtilsError(
-            "a worker process was killed, often for want of memory; the same command with a "
-            "smaller --jobs goes on from what is stored"
-        ) from None
+        remedy = "the same command with a smaller --jobs goes on from what is stored"
+        why = f"a worker process was killed, often for want of memory; {remedy}"
+        raise GenreUtilsError(why) from None
 
 
 def _task(function: Callable, parent: int, number: int, task: tuple) -> tuple:
@@ -228,9 +227,8 @@ def reach(scheduler: str) -> None:
     try:
         from distributed.comm import get_address_host_port
     except ImportError:
-        raise GenreUtilsError(
-            "--scheduler needs the package distributed: pip install distributed"
-        ) from None
+        why = "--scheduler needs the package distributed: pip install distributed"
+        raise GenreUtilsError(why) from None
     try:
         place = get_address_host_port(scheduler)
     except ValueError as error:
@@ -238,9 +236,8 @@ def reach(scheduler: str) -> None:
     try:
         socket.create_connection(place, PATIENCE).close()
     except (OSError, OverflowError) as error:
-        raise GenreUtilsError(
-            f"no Dask scheduler answers at {scheduler} ({error}); start one with `dask scheduler`"
-        ) from None
+        why = f"no Dask scheduler answers at {scheduler} ({error})"
+        raise GenreUtilsError(f"{why}; start one with `dask scheduler`") from None
 
 
 def _on_cluster(function: Callable, tasks: Sequence[tuple], scheduler: str) -> Iterator[tuple]:
@@ -261,19 +258,16 @@ def _on_cluster(function: Callable, tasks: Sequence[tuple], scheduler: str) -> I
             for _, result in as_completed(futures, with_results=True):
                 yield result
         except TimeoutError:
-            raise GenreUtilsError(
-                f"the scheduler at {scheduler} has no workers; start some with "
-                f"`dask worker {scheduler} --nthreads 1`"
-            ) from None
+            remedy = f"start some with `dask worker {scheduler} --nthreads 1`"
+            why = f"the scheduler at {scheduler} has no workers"
+            raise GenreUtilsError(f"{why}; {remedy}") from None
         except KilledWorker:
-            raise GenreUtilsError(
-                f"{scheduler}: one task ended several workers, often for want of memory; the same "
-                "command goes on from what is stored"
-            ) from None
+            why = "one task ended several workers, often for want of memory"
+            remedy = "the same command goes on from what is stored"
+            raise GenreUtilsError(f"{scheduler}: {why}; {remedy}") from None
         except RuntimeError as error:
             if "deserialization" not in str(error):
                 raise
-            raise GenreUtilsError(
-                f"{scheduler}: its workers have another version of this package, or none; install "
-                "there what is installed here"
-            ) from None
+            why = "its workers have another version of this package, or none"
+            remedy = "install there what is installed here"
+            raise GenreUtilsError(f"{scheduler}: {why}; {remedy}") from None
