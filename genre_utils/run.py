@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import nbformat
 import papermill
@@ -49,8 +50,7 @@ def _profile(name: str) -> dict:
 
 def notebooks(folder: Path = NOTEBOOKS) -> list[Path]:
     """Return the numbered notebooks in order."""
-    found = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
-    if not found:
+    if not (found := sorted(folder.glob("[0-9][0-9]_*.ipynb"))):
         raise GenreUtilsError(f"no numbered notebooks in {folder}; run from a full checkout")
     return found
 
@@ -151,11 +151,9 @@ def run(
         "scheduler": scheduler,
     }
     for name in ("data_dir", "out"):
-        try:
-            shared[name].encode()
-        except UnicodeEncodeError:
+        if shared[name].encode(errors="ignore").decode() != shared[name]:
             option = f"--{name.replace('_', '-')} {shared[name]!r}"
-            raise UsageError(f"{option}: a name that is not UTF-8; rename the folder") from None
+            raise UsageError(f"{option}: a name that is not UTF-8; rename the folder")
     steps = plan(profile, shared)
     if scheduler:
         reach(scheduler)
@@ -193,21 +191,17 @@ def _own_surroundings() -> Iterator[None]:
     What the user has set for Jupyter, IPython and Matplotlib is for other work: kernels named
     python3, start-up files, styles.
     """
-    before = dict(os.environ)
     with tempfile.TemporaryDirectory(prefix="genre-utils-", ignore_cleanup_errors=True) as home:
         write_kernel_spec(Path(home) / "kernels" / "python3")
         folders = ("IPYTHONDIR", "JUPYTER_PATH", "JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR")
         paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
-        os.environ |= dict.fromkeys(folders, home) | {
+        ours = dict.fromkeys(folders, home) | {
             "MATPLOTLIBRC": os.devnull,
             "MPLBACKEND": "module://matplotlib_inline.backend_inline",
             "PYTHONPATH": os.pathsep.join(filter(None, paths)),
         }
-        try:
+        with patch.dict(os.environ, ours):
             yield
-        finally:
-            os.environ.clear()
-            os.environ |= before
 
 
 def execute(steps: list[tuple[Path, dict]], results: Run) -> None:
