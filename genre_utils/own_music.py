@@ -100,10 +100,7 @@ class SavedModel:
 
     @classmethod
     def load(cls, folder: str | Path) -> "SavedModel":
-        """Read a folder that `save` wrote.
-
-        UsageError: there is none, another version made it, or its files were changed or lost.
-        """
+        """Read what `save` wrote; UsageError if it is gone, altered or another version's."""
         folder = Path(folder)
         if not (folder / FACTS).is_file():
             hint = "`python -m genre_utils train` makes one"
@@ -214,10 +211,7 @@ def train(
 
 
 def train_from_run(run: Run) -> SavedModel:
-    """Train on clips, maps and artist folds of a finished run, and save in its folder ``model``.
-
-    Takes a minute or less.
-    """
+    """Train on a finished run's clips, maps and artist folds (a minute), save as its ``model``."""
     out = check_target(run.folder / "model")
     clips = run.read("clips").merge(run.read("audio"), on="clip_id", how="left")
     folds = run.read("splits").query("protocol == 'artist'")
@@ -359,10 +353,7 @@ class Predictor:
         return Prediction(path, "", str(mean.idxmax()), float(mean.max()), mean, windows)
 
     def explain(self, mel: np.ndarray, genre: str, patches: tuple[int, int]) -> list[np.ndarray]:
-        """Return `explain.grad_cam` and `explain.occlusion` of a window, each [216, 626].
-
-        ``mel`` is a mel-spectrogram [216, 626] on the scale of ``look``.
-        """
+        """Return grad_cam and occlusion, [216, 626] as ``mel``, which is on ``look``'s scale."""
 
         def make() -> Arrays:
             arrays, image = self._weights.arrays, self._image(mel)

@@ -74,11 +74,7 @@ def declared_parameters(path: Path) -> dict[str, type]:
 
 
 def check_parameters(path: Path, declared: dict[str, type], values: dict[str, Any]) -> None:
-    """Raise UsageError for values that a notebook cannot take.
-
-    That is a name that it does not declare, another type, a value outside the range
-    (`runtime.check_ranges`), or a file that is not there.
-    """
+    """Raise UsageError for a name, type, value or file that a notebook does not take."""
     for name, value in values.items():
         if name not in declared:
             has = ", ".join(sorted(declared))

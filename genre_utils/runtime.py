@@ -69,10 +69,7 @@ class UsageError(GenreUtilsError):
 
 
 def check_ranges(values: Mapping[str, Any]) -> None:
-    """Raise UsageError for a value outside `RANGES` or `LISTS`; other names are passed over.
-
-    Notebooks call it with their ``globals()``.
-    """
+    """Raise UsageError for a value outside `RANGES` or `LISTS`; notebooks give ``globals()``."""
     for name, value in values.items():
         if name in RANGES and not _fits(value, RANGES[name]):
             raise UsageError(f"{name} must be {_range(RANGES[name])}, not {value!r}")
@@ -127,10 +124,7 @@ def on_terminal() -> None:
 
 
 def workers(jobs: int) -> int:
-    """Return ``jobs``, or one for each processor that this process may use if it is 0.
-
-    Raises UsageError for other numbers.
-    """
+    """Return ``jobs``, or for 0 one for each usable processor; UsageError for other numbers."""
     if not 0 <= jobs <= RANGES["jobs"][1]:
         raise UsageError(f"--jobs must be 0 or more, at most {RANGES['jobs'][1]}, not {jobs}")
     return jobs or joblib.cpu_count()  # which knows of taskset and of a container's limits
@@ -159,9 +153,9 @@ def each(
 ) -> list:
     """Run ``function(*task)`` for all tasks, with a progress bar and one thread of BLAS in each.
 
-    Returns what the function returned, in the order of the tasks. It is of a module's top level,
-    takes and returns what is small (paths rather than arrays), and stores large results itself:
-    they stay when the stage ends early. With ``jobs`` 1 everything happens in this process.
+    Returns its results in the order of the tasks. It is of a module's top level, takes and returns
+    what is small (paths rather than arrays), and stores large results itself: they stay when the
+    stage ends early. With ``jobs`` 1 everything happens in this process.
 
     ``scheduler`` is the address of a Dask scheduler ("tcp://host:8786") whose workers take the
     place of ``jobs``. They import this package in the same version and see sound files and cache

@@ -304,11 +304,10 @@ def _checksum(ids: Sequence[str], rows: np.ndarray) -> int:
 
 def _is_intact(path: Path) -> bool:
     """Whether a shard's ids and rows (``path``) are those that were put; read once a process."""
-    try:
+    with suppress(OSError):
         files = [file.stat() for file in (path, path.with_suffix(".json"))]
-    except OSError:
-        return False
-    return _agrees(path, *((file.st_ino, file.st_mtime_ns, file.st_size) for file in files))
+        return _agrees(path, *((file.st_ino, file.st_mtime_ns, file.st_size) for file in files))
+    return False
 
 
 @cache

@@ -159,10 +159,7 @@ def outer_labels(axes: np.ndarray, x: str = "Time (s)", y: str = "Hz (mel scale)
 
 @styled
 def mel_spectrograms(examples: list[tuple[str, str, np.ndarray]], note: str = "") -> Figure:
-    """Mel-spectrograms of some genres (the paper's Fig. 1, which shows four).
-
-    An example is (genre, clip, mel [216, t] in dB, 0 the clip's maximum).
-    """
+    """Draw the paper's Fig. 1 of examples (genre, clip, mel [216, t] in dB re its maximum)."""
     fig, axes = panels(len(examples), 2, 0.8, 2.7)
     for ax, (genre, clip, mel) in zip(axes.flat, examples, strict=False):
         image = show_feature(ax, mel, "mel", vmin=-TOP_DB, vmax=0)
@@ -276,10 +273,7 @@ def dense_layers(
 def architecture(
     n_classes: int = len(paper.GENRES), pooling: str = "flatten", note: str = ""
 ) -> Figure:
-    """Draw the network for mel-spectrograms (the paper's Fig. 2): frozen blocks, dense layers.
-
-    ``pooling`` (flatten or average) lies between the blocks and the first dense layer.
-    """
+    """Draw the paper's Fig. 2; ``pooling`` (flatten or average) joins blocks and dense layers."""
     shapes = block_shapes(*paper.SHAPES["mel"])
     blocks = [("Input image", FEATURES["mel"], (*paper.SHAPES["mel"], 3))]
     for i, ((n, channels), shape) in enumerate(zip(BLOCKS, shapes, strict=True), 1):

@@ -293,10 +293,7 @@ def reliability_diagrams(before: pd.DataFrame, after: pd.DataFrame, note: str = 
 
 @styled
 def coverage_curves(curves: pd.DataFrame, note: str = "") -> Figure:
-    """Accuracy when only the surest clips are answered, a panel for each protocol.
-
-    ``curves`` are from `confidence.coverage_curve`; about six systems can be told apart.
-    """
+    """Draw `confidence.coverage_curve`, a panel a protocol, for at most six or so systems."""
     protocols, looks = curves["protocol"].unique(), _looks(curves["system"])
     fig, axes = panels(len(protocols), len(protocols), 0, 4.8)
     for ax, protocol in zip(axes[0], protocols, strict=True):
@@ -325,8 +322,8 @@ def saliency(clips: list[tuple[str, np.ndarray, np.ndarray, np.ndarray]], note: 
     fig, axes = panels(3 * len(clips), 3, 0.9, 2.5, dpi=COARSE)
     for row, (title, mel, gradient, occluded) in zip(axes, clips, strict=True):
         occlusion = f"Occlusion, {occluded.min():+.1f} to {occluded.max():+.1f}"
-        titles = {shown(title, 24): "magma", "Gradient map": "gray", occlusion: "gray"}
-        for ax, (words, colours) in zip(row, titles.items(), strict=True):
+        titles = shown(title, 24), "Gradient map", occlusion
+        for ax, words, colours in zip(row, titles, ("magma", "gray", "gray"), strict=True):
             show_feature(ax, mel, "mel", vmin=-TOP_DB, vmax=0, cmap=colours)
             ax.set_title(words)
         _overlay(row[1], gradient, "inferno", 0, 1)
@@ -376,10 +373,7 @@ def feature_importances(table: pd.DataFrame, note: str = "") -> Figure:
 
 @styled
 def learning_curves(curves: pd.DataFrame, note: str = "") -> Figure:
-    """Accuracy with new artists over the number of artists to learn from.
-
-    ``curves`` are from `tables.learning_curve`; a line is dotted where it leaves the corpus.
-    """
+    """Draw `tables.learning_curve`; a line is dotted where it leaves the corpus."""
     if curves.empty:
         return _nothing("artists are unknown", "What more artists to learn from bring", note)
     fig, ax = canvas(height=4.4)
