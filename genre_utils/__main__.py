@@ -183,11 +183,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
 
 
-def _stop(*_: object) -> None:
-    raise KeyboardInterrupt
-
-
 if __name__ == "__main__":
     for number in (signal.SIGTERM, signal.SIGHUP):  # ends kernels and workers as Ctrl-C does
-        signal.signal(number, _stop)
+        signal.signal(number, signal.default_int_handler)
     sys.exit(main())

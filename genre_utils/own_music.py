@@ -329,10 +329,7 @@ class Predictor:
         self._lock = threading.Lock()  # what limits BLAS' threads holds for the process
 
     def predict(self, files: dict[Path, str], jobs: int = 1) -> Iterator[Prediction]:
-        """Listen to ``jobs`` files at a time; the answers come in order.
-
-        ``files`` are from `inputs.sound_files`: those that have a reason beside them are refused.
-        """
+        """Answer `inputs.sound_files` in order, ``jobs`` at a time; a reason there refuses one."""
         work = joblib.Parallel(n_jobs=jobs, prefer="threads", return_as="generator")
         return work(joblib.delayed(self.predict_file)(*file) for file in files.items())
 
@@ -422,9 +419,8 @@ def answer(
     predictor = Predictor(folder)
     print(f"model: {summary(predictor.model)}", file=sys.stderr)
     answers = list(progress(predictor.predict(found, jobs), "listening", len(found), "file"))
-    refused, n = sum(bool(said.refused) for said in answers), len(answers)
+    refused, n = sum(bool(said.refused) for said in answers), len(answers) + sum(passed.values())
     print(_printed(answers, list(predictor.model.classes), form), flush=True)
-    n += sum(passed.values())
     total = f"{n} file{'s' * (n > 1)} = {len(answers) - refused} predicted + {refused} refused"
     print(total + inputs.and_passed(passed, " + "), file=sys.stderr)
     return refused

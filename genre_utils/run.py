@@ -94,10 +94,7 @@ def check_parameters(path: Path, declared: dict[str, type], values: dict[str, An
 
 
 def plan(profile: str, shared: dict[str, Any], folder: Path = NOTEBOOKS) -> list[tuple[Path, dict]]:
-    """Return each notebook with its parameters: the profile's and those shared by all.
-
-    UsageError for an unknown profile, notebook or parameter, or a value of the wrong type.
-    """
+    """Return notebooks with the profile's and ``shared`` parameters; UsageError for wrong ones."""
     paths = notebooks(folder)
     reduced = _profile(profile)["notebooks"]
     if unknown := set(reduced) - {path.stem for path in paths}:
@@ -203,9 +200,8 @@ def _own_surroundings() -> Iterator[None]:
 def execute(steps: list[tuple[Path, dict]], results: Run) -> None:
     """Execute notebooks, each in a kernel of its own, and print how long each took.
 
-    ``steps`` are notebooks with their parameters, as `plan` returns them. The parameters are
-    recorded in run.json, the executed notebooks go to ``notebooks`` in the run's folder. Raises
-    UsageError or GenreUtilsError as the notebook does, or another error of it in one line.
+    ``steps`` are from `plan`: parameters go into run.json, executed notebooks to ``notebooks``.
+    Raises UsageError or GenreUtilsError as the notebook does, or another error of it in one line.
     """
     results.record("parameters", {path.stem: values for path, values in steps})
     folder = results.folder / "notebooks"

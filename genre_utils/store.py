@@ -253,10 +253,7 @@ class Store:
         return self._index
 
     def missing(self, ids: Iterable[str]) -> list[str]:
-        """Return the ids not stored yet, each once, in the order given.
-
-        The rows of the others are read once a process: a damaged shard is thrown away.
-        """
+        """Return the ids not stored, each once, in order; damaged shards are thrown away."""
         there, ids = self.index(), list(dict.fromkeys(ids))
         shards = {there[row][0] for row in ids if row in there}
         damaged = [shard for shard in shards if not _is_intact(self.folder / f"{shard}.npy")]
@@ -348,6 +345,7 @@ class Rows:
         raise GenreUtilsError(f"{path} {what}; run the earlier stage again")
 
 
+BEYOND = ("beyond", "beyond_table", "chosen", "fewer_artists", "learning_curve", "calibration")
 # Notebook -> the tables that it writes.
 TABLES = {
     "01_data": ("clips", "splits", "audio"),
@@ -355,9 +353,7 @@ TABLES = {
     "03_cnn": ("history",),
     "05_results": ("table1",),
     "06_what_it_measures": ("comparisons", "claims"),
-    "07_beyond_the_paper": (
-        *("beyond", "beyond_table", "chosen", "fewer_artists", "learning_curve", "calibration"),
-    ),
+    "07_beyond_the_paper": BEYOND,
 }
 TEXT = ("clip_id", "path", "genre", "artist", "album", "track", "status", "y_true", "y_pred")
 PACKAGES = ("librosa", "soundfile", "numpy", "scipy", "keras", "tensorflow", "scikit-learn")
@@ -445,9 +441,12 @@ class Run:
         known = read_json(self.folder / "run.json") or {}
         write_json(self.folder / "run.json", known | {part: value})
 
-    def recorded(self, part: str) -> dict[str, Any]:
-        """Return a part of run.json; GenreUtilsError where no earlier stage recorded it."""
-        return self._part("run.json", part)
+    def recorded(self, part: str, file: str = "run.json") -> Any:  # noqa: ANN401
+        """Return a part of ``file``; GenreUtilsError where no earlier stage recorded it."""
+        known, path = self._known(file), self.folder / file
+        if part not in known:
+            raise GenreUtilsError(f"{path} has no {part!r}; run the earlier notebooks")
+        return known[part]
 
     def note(self) -> str:
         """Return what every figure and table of this run must say of itself; often nothing."""
@@ -463,13 +462,7 @@ class Run:
 
     def arrays(self, name: str) -> Store:
         """Return this run's store of "mel", "vgg-mel", ...; GenreUtilsError where none is made."""
-        return Store(self._part("arrays.json", name))
-
-    def _part(self, file: str, name: str) -> Any:  # noqa: ANN401
-        known, path = self._known(file), self.folder / file
-        if name not in known:
-            raise GenreUtilsError(f"{path} has no {name!r}; run the earlier notebooks")
-        return known[name]
+        return Store(self.recorded(name, "arrays.json"))
 
     def _known(self, name: str) -> dict[str, Any]:
         path = self.folder / name

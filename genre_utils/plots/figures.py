@@ -178,8 +178,7 @@ def training_curves(history: pd.DataFrame, note: str = "") -> Figure:
         ax.set(title=f"Training {column}", xlabel="Epoch", ylabel="")
         ax.get_legend().remove()
     axes[0].set_yscale("log", subs=[])
-    axes[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes[0].yaxis.set_major_formatter("{x:g}")
+    axes[0].yaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter="{x:g}")
     axes[1].set_ylim(0, 1.03)
     # Seaborn's single legend becomes two: colours under the figure, line styles in the panel.
     handles, names = axes[0].get_legend_handles_labels()
@@ -398,11 +397,7 @@ def learning_curves(curves: pd.DataFrame, note: str = "") -> Figure:
 
 @styled
 def along_song(windows: pd.DataFrame, seconds: float, note: str = "") -> Figure:
-    """Draw the genres' probabilities along a song, stacked.
-
-    ``windows`` has start_s and a column for each genre, a row for each window of ``seconds``; NaN
-    (silence) leaves a gap.
-    """
+    """Stack ``windows``: start_s, a column a genre; a row lasts ``seconds``, NaN leaves a gap."""
     starts = windows["start_s"].to_numpy()
     middles = starts + seconds / 2  # a window stands for the time nearest to its middle
     edges = np.r_[starts[0], (middles[:-1] + middles[1:]) / 2, starts[-1] + seconds]
