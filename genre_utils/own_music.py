@@ -218,8 +218,7 @@ def train_from_run(run: Run) -> SavedModel:
     folds = folds.assign(fold=folds["fold"] % FOLDS)
     known = "the run has no artist folds" if folds.empty else folds
     model = fit(clips, run.arrays(MAPS), known, DEFAULT)
-    report = run.recorded("corpus")["report"]
-    model.facts["data"]["passed_over"] = report.get("passed_over", {})
+    model.facts["data"]["passed_over"] = run.recorded("corpus")["report"].get("passed_over", {})
     return model.save(out)
 
 

@@ -117,10 +117,9 @@ def on_terminal() -> None:
 
     A kernel has no terminal, so it is told the name of this one; without one there are no bars.
     """
-    name = ""
     with suppress(OSError):  # in some containers a terminal has no name
-        name = os.ttyname(2)
-    os.environ.setdefault(PROGRESS, name)
+        os.environ.setdefault(PROGRESS, os.ttyname(2))
+    os.environ.setdefault(PROGRESS, "")
 
 
 def workers(jobs: int) -> int:
@@ -160,11 +159,9 @@ def each(
     ``scheduler`` is the address of a Dask scheduler ("tcp://host:8786") whose workers take the
     place of ``jobs``. They import this package in the same version and see sound files and cache
     under the same paths; start them with ``dask worker ADDRESS --nthreads 1``. A lost worker of a
-    cluster is made up for, a dead local process ends the stage.
-
-    Raises UsageError where ``scheduler`` is no address, GenreUtilsError where nothing answers
-    there, it has no workers, Dask is not installed or a worker was killed. Errors of the function
-    come through as they are.
+    cluster is made up for, a dead local process ends the stage. UsageError where it is no address,
+    GenreUtilsError where nothing answers there, it has no workers, Dask is not installed or a
+    worker was killed. Errors of the function come through as they are.
     """
     done = _on_cluster(function, tasks, scheduler) if scheduler else _here(function, tasks, jobs)
     results: list = [None] * len(tasks)

@@ -188,8 +188,7 @@ def read_json(path: str | Path) -> dict[str, Any] | None:
 def remembered(path: str | Path, make: Callable[[], Arrays]) -> Arrays:
     """Return the arrays of an ``.npz`` file; where it is not there, ``make`` and write them.
 
-    The name must say all that the arrays depend on (a digest). Where nothing can be written, the
-    arrays are not kept.
+    The name must digest all that they depend on. Where nothing can be written, none is kept.
     """
     if (arrays := read_npz(path)) is None:
         arrays = make()

@@ -265,11 +265,7 @@ def accuracy_intervals(
 
 @styled
 def reliability_diagrams(before: pd.DataFrame, after: pd.DataFrame, note: str = "") -> Figure:
-    """Accuracy over confidence, a panel for each system: as trained, and with its temperature.
-
-    Both are rows of predictions.csv under one protocol, with probabilities; ``after`` those of
-    calibrated systems under the same names.
-    """
+    """Accuracy over confidence of predictions (one protocol) before and after calibration."""
     systems = before["system"].unique()
     columns = min(3, len(systems)) if len(systems) != 4 else 2
     fig, axes = panels(len(systems), columns, 1.1, min(9.0 / columns, 4.0))
