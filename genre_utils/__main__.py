@@ -134,15 +134,13 @@ def validate(name: str, data_dir: str, jobs: int, as_json: bool) -> int:
 @click.option("--out", required=True, type=_place, metavar="MODEL", help="Folder of the model.")
 @click.option("--epochs", type=click.IntRange(1), help="Default: the system's own number.")
 @JOBS
-def train(
-    dataset: str, data_dir: str, system: str, out: str, epochs: int | None, jobs: int
-) -> None:
+def train(out: str, system: str, epochs: int | None, jobs: int, **data: str) -> None:
     """Train a system on all clips of a data set, save it, and say how good it is."""
     from genre_utils import own_music
 
     on_terminal()
     chosen = {"system": system or own_music.DEFAULT, "epochs": epochs or 0, "jobs": workers(jobs)}
-    model = own_music.train(dataset, data_dir, out, **chosen)
+    model = own_music.train(out=out, **data, **chosen)
     print(f"{own_music.summary(model)}\n{out}: see README.md in it")
 
 
@@ -171,12 +169,10 @@ def main(arguments: list[str] | None = None) -> int:
     except GenreUtilsError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    except click.NoSuchOption as error:
-        hint = "--help explains; names that begin with a dash come after --"
-        print(f"genre_utils: {error.format_message()}; {hint}", file=sys.stderr)
-        return error.exit_code
     except click.ClickException as error:  # a wrong call
-        print(f"genre_utils: {error.format_message()}; --help explains", file=sys.stderr)
+        no_option = isinstance(error, click.NoSuchOption)
+        hint = "--help explains" + "; names that begin with a dash come after --" * no_option
+        print(f"genre_utils: {error.format_message()}; {hint}", file=sys.stderr)
         return error.exit_code
     except OSError as error:  # a full disk, a closed folder
         where = f": {error.filename}" if error.filename else ""
@@ -187,11 +183,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
 
 
-def _stop(*_: object) -> None:
-    raise KeyboardInterrupt
-
-
 if __name__ == "__main__":
     for number in (signal.SIGTERM, signal.SIGHUP):  # ends kernels and workers as Ctrl-C does
-        signal.signal(number, _stop)
+        signal.signal(number, signal.default_int_handler)
     sys.exit(main())

@@ -35,7 +35,7 @@ from genre_utils.metrics.confidence import apply_temperature, fit_temperature
 from genre_utils.models import explain, systems
 from genre_utils.models.cnn import POOLING, HeadClassifier
 from genre_utils.runtime import GenreUtilsError, UsageError, progress
-from genre_utils.store import Run, Store, cache_dir, code_digest, digest, remembered
+from genre_utils.store import Arrays, Run, Store, cache_dir, code_digest, digest, remembered
 
 # Name -> settings of `HeadClassifier`. Both are the system "cnn-mel", trained on stored `MAPS`.
 SYSTEMS = {
@@ -49,7 +49,6 @@ SURE = 0.5  # the model card says how good answers above this confidence are
 FORMAT = 2
 ARRAYS, FACTS, CARD = "arrays.npz", "model.json", "README.md"
 HEAD = ("kernel_1", "bias_1", "kernel_2", "bias_2", "kernel_3", "bias_3")
-Arrays = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -101,10 +100,7 @@ class SavedModel:
 
     @classmethod
     def load(cls, folder: str | Path) -> "SavedModel":
-        """Read a folder that `save` wrote.
-
-        UsageError: there is none, another version made it, or its files were changed or lost.
-        """
+        """Read what `save` wrote; UsageError if it is gone, altered or another version's."""
         folder = Path(folder)
         if not (folder / FACTS).is_file():
             hint = "`python -m genre_utils train` makes one"
@@ -215,18 +211,14 @@ def train(
 
 
 def train_from_run(run: Run) -> SavedModel:
-    """Train on clips, maps and artist folds of a finished run, and save in its folder ``model``.
-
-    Takes a minute or less.
-    """
+    """Train on a finished run's clips, maps and artist folds (a minute), save as its ``model``."""
     out = check_target(run.folder / "model")
     clips = run.read("clips").merge(run.read("audio"), on="clip_id", how="left")
     folds = run.read("splits").query("protocol == 'artist'")
     folds = folds.assign(fold=folds["fold"] % FOLDS)
     known = "the run has no artist folds" if folds.empty else folds
     model = fit(clips, run.arrays(MAPS), known, DEFAULT)
-    report = run.recorded("corpus")["report"]
-    model.facts["data"]["passed_over"] = report.get("passed_over", {})
+    model.facts["data"]["passed_over"] = run.recorded("corpus")["report"].get("passed_over", {})
     return model.save(out)
 
 
@@ -263,13 +255,8 @@ def fit(
 
     key = [settings, maps.folder.name, list(used["sha256"]), list(y), code_digest(HeadClassifier)]
     arrays = remembered(root / f"model-{digest(key)[:24]}.npz", trained)
-    facts = {
-        "system": system,
-        "settings": settings,
-        **_known(clips, maps),
-        "estimate": estimate,
-        "versions": {"genre_utils": __version__, **store.versions()},
-    }
+    facts = {"system": system, "settings": settings, **_known(clips, maps), "estimate": estimate}
+    facts["versions"] = {"genre_utils": __version__, **store.versions()}
     return SavedModel(tuple(np.unique(y).tolist()), arrays, temperature, facts)
 
 
@@ -341,10 +328,7 @@ class Predictor:
         self._lock = threading.Lock()  # what limits BLAS' threads holds for the process
 
     def predict(self, files: dict[Path, str], jobs: int = 1) -> Iterator[Prediction]:
-        """Listen to ``jobs`` files at a time; the answers come in order.
-
-        ``files`` are from `inputs.sound_files`: those that have a reason beside them are refused.
-        """
+        """Answer `inputs.sound_files` in order, ``jobs`` at a time; a reason there refuses one."""
         work = joblib.Parallel(n_jobs=jobs, prefer="threads", return_as="generator")
         return work(joblib.delayed(self.predict_file)(*file) for file in files.items())
 
@@ -365,10 +349,7 @@ class Predictor:
         return Prediction(path, "", str(mean.idxmax()), float(mean.max()), mean, windows)
 
     def explain(self, mel: np.ndarray, genre: str, patches: tuple[int, int]) -> list[np.ndarray]:
-        """Return `explain.grad_cam` and `explain.occlusion` of a window, each [216, 626].
-
-        ``mel`` is a mel-spectrogram [216, 626] on the scale of ``look``.
-        """
+        """Return grad_cam and occlusion, [216, 626] as ``mel``, which is on ``look``'s scale."""
 
         def make() -> Arrays:
             arrays, image = self._weights.arrays, self._image(mel)
@@ -437,9 +418,8 @@ def answer(
     predictor = Predictor(folder)
     print(f"model: {summary(predictor.model)}", file=sys.stderr)
     answers = list(progress(predictor.predict(found, jobs), "listening", len(found), "file"))
-    refused, n = sum(bool(said.refused) for said in answers), len(answers)
+    refused, n = sum(bool(said.refused) for said in answers), len(answers) + sum(passed.values())
     print(_printed(answers, list(predictor.model.classes), form), flush=True)
-    n += sum(passed.values())
     total = f"{n} file{'s' * (n > 1)} = {len(answers) - refused} predicted + {refused} refused"
     print(total + inputs.and_passed(passed, " + "), file=sys.stderr)
     return refused

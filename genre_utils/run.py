@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import nbformat
 import papermill
@@ -49,8 +50,7 @@ def _profile(name: str) -> dict:
 
 def notebooks(folder: Path = NOTEBOOKS) -> list[Path]:
     """Return the numbered notebooks in order."""
-    found = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
-    if not found:
+    if not (found := sorted(folder.glob("[0-9][0-9]_*.ipynb"))):
         raise GenreUtilsError(f"no numbered notebooks in {folder}; run from a full checkout")
     return found
 
@@ -63,36 +63,26 @@ def declared_parameters(path: Path) -> dict[str, type]:
     """
     cells = nbformat.read(path, as_version=4).cells
     if not any("parameters" in cell.metadata.get("tags", []) for cell in cells):
-        raise GenreUtilsError(
-            f"{path}: no cell tagged 'parameters'; tag the cell that declares them"
-        )
-    types = {}
-    for name, found in papermill.inspect_notebook(str(path)).items():
-        if found["inferred_type_name"] not in TYPES:
-            raise GenreUtilsError(
-                f"{path}: parameter {name} has no type hint; write one of {', '.join(TYPES)}"
-            )
-        types[name] = TYPES[found["inferred_type_name"]]
+        hint = "tag the cell that declares them"
+        raise GenreUtilsError(f"{path}: no cell tagged 'parameters'; {hint}")
+    found = papermill.inspect_notebook(str(path)).items()
+    types = {name: TYPES.get(known["inferred_type_name"]) for name, known in found}
+    for name in (name for name, known in types.items() if known is None):
+        hint = f"write one of {', '.join(TYPES)}"
+        raise GenreUtilsError(f"{path}: parameter {name} has no type hint; {hint}")
     return types
 
 
 def check_parameters(path: Path, declared: dict[str, type], values: dict[str, Any]) -> None:
-    """Raise UsageError for values that a notebook cannot take.
-
-    That is a name that it does not declare, another type, a value outside the range
-    (`runtime.check_ranges`), or a file that is not there.
-    """
+    """Raise UsageError for a name, type, value or file that a notebook does not take."""
     for name, value in values.items():
         if name not in declared:
-            raise UsageError(
-                f"{path.stem} has no parameter {name!r}; it has {', '.join(sorted(declared))}"
-            )
-        wanted = declared[name]
-        if type(value) is not wanted and (type(value), wanted) != (int, float):
-            raise UsageError(
-                f"{path.stem}: {name} must be {wanted.__name__}, "
-                f"not {type(value).__name__} ({value!r})"
-            )
+            has = ", ".join(sorted(declared))
+            raise UsageError(f"{path.stem} has no parameter {name!r}; it has {has}")
+        wanted, kind = declared[name], type(value)
+        if kind is not wanted and (kind, wanted) != (int, float):
+            what = f"{wanted.__name__}, not {kind.__name__} ({value!r})"
+            raise UsageError(f"{path.stem}: {name} must be {what}")
         file = name == "use_split" or (name == "weights" and value not in SOURCES)
         if file and value and not Path(value).expanduser().is_file():
             known = f" and none of {', '.join(SOURCES)}" * (name == "weights")
@@ -104,14 +94,10 @@ def check_parameters(path: Path, declared: dict[str, type], values: dict[str, An
 
 
 def plan(profile: str, shared: dict[str, Any], folder: Path = NOTEBOOKS) -> list[tuple[Path, dict]]:
-    """Return each notebook with its parameters: the profile's and those shared by all.
-
-    UsageError for an unknown profile, notebook or parameter, or a value of the wrong type.
-    """
+    """Return notebooks with the profile's and ``shared`` parameters; UsageError for wrong ones."""
     paths = notebooks(folder)
     reduced = _profile(profile)["notebooks"]
-    unknown = set(reduced) - {path.stem for path in paths}
-    if unknown:
+    if unknown := set(reduced) - {path.stem for path in paths}:
         raise UsageError(f"profile {profile}: no notebook {', '.join(sorted(unknown))} in {folder}")
     steps = []
     for path in paths:
@@ -158,11 +144,9 @@ def run(
         "scheduler": scheduler,
     }
     for name in ("data_dir", "out"):
-        try:
-            shared[name].encode()
-        except UnicodeEncodeError:
+        if shared[name].encode(errors="ignore").decode() != shared[name]:
             option = f"--{name.replace('_', '-')} {shared[name]!r}"
-            raise UsageError(f"{option}: a name that is not UTF-8; rename the folder") from None
+            raise UsageError(f"{option}: a name that is not UTF-8; rename the folder")
     steps = plan(profile, shared)
     if scheduler:
         reach(scheduler)
@@ -170,9 +154,8 @@ def run(
         if force:
             shutil.rmtree(results.folder / "cache", ignore_errors=True)
             (results.folder / "cache").mkdir(parents=True)
-        results.record(
-            "run", {"profile": profile, "started": today(), **shared, "versions": versions()}
-        )
+        facts = {"profile": profile, "started": today(), **shared, "versions": versions()}
+        results.record("run", facts)
         execute(steps, results)
     return results.folder
 
@@ -201,29 +184,24 @@ def _own_surroundings() -> Iterator[None]:
     What the user has set for Jupyter, IPython and Matplotlib is for other work: kernels named
     python3, start-up files, styles.
     """
-    before = dict(os.environ)
     with tempfile.TemporaryDirectory(prefix="genre-utils-", ignore_cleanup_errors=True) as home:
         write_kernel_spec(Path(home) / "kernels" / "python3")
         folders = ("IPYTHONDIR", "JUPYTER_PATH", "JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR")
         paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
-        os.environ |= dict.fromkeys(folders, home) | {
+        ours = dict.fromkeys(folders, home) | {
             "MATPLOTLIBRC": os.devnull,
             "MPLBACKEND": "module://matplotlib_inline.backend_inline",
             "PYTHONPATH": os.pathsep.join(filter(None, paths)),
         }
-        try:
+        with patch.dict(os.environ, ours):
             yield
-        finally:
-            os.environ.clear()
-            os.environ |= before
 
 
 def execute(steps: list[tuple[Path, dict]], results: Run) -> None:
     """Execute notebooks, each in a kernel of its own, and print how long each took.
 
-    ``steps`` are notebooks with their parameters, as `plan` returns them. The parameters are
-    recorded in run.json, the executed notebooks go to ``notebooks`` in the run's folder. Raises
-    UsageError or GenreUtilsError as the notebook does, or another error of it in one line.
+    ``steps`` are from `plan`: parameters go into run.json, executed notebooks to ``notebooks``.
+    Raises UsageError or GenreUtilsError as the notebook does, or another error of it in one line.
     """
     results.record("parameters", {path.stem: values for path, values in steps})
     folder = results.folder / "notebooks"
@@ -242,23 +220,16 @@ def execute(steps: list[tuple[Path, dict]], results: Run) -> None:
 
 def _execute(path: Path, target: Path, values: dict[str, Any]) -> None:
     logging.getLogger("papermill").setLevel(logging.ERROR)
+    how = {"progress_bar": False, "cwd": str(target.parent), "kernel_name": "python3"}
     try:
-        papermill.execute_notebook(
-            str(path),
-            str(target),
-            values,
-            progress_bar=False,
-            cwd=str(target.parent),
-            kernel_name="python3",
-        )
+        papermill.execute_notebook(str(path), str(target), values, **how)
     except PapermillExecutionError as error:
         if len(error.traceback) == 1:  # ours: GenreUtilsError shows one line
             kind = UsageError if error.ename == "UsageError" else GenreUtilsError
             raise kind(f"{path.stem}: {error.evalue}") from None
         reason = f"{error.ename}: {error.evalue}".splitlines()[0]
-        raise GenreUtilsError(
-            f"{path.stem}, cell {error.exec_count}: {reason}; see {target}"
-        ) from None
+        where = f"{path.stem}, cell {error.exec_count}"
+        raise GenreUtilsError(f"{where}: {reason}; see {target}") from None
     except OSError as error:
         why = f"{error.strerror or error} ({error.filename or target})"
         raise GenreUtilsError(f"{path.stem}: {why}; the same command goes on") from None

@@ -69,10 +69,7 @@ class UsageError(GenreUtilsError):
 
 
 def check_ranges(values: Mapping[str, Any]) -> None:
-    """Raise UsageError for a value outside `RANGES` or `LISTS`; other names are passed over.
-
-    Notebooks call it with their ``globals()``.
-    """
+    """Raise UsageError for a value outside `RANGES` or `LISTS`; notebooks give ``globals()``."""
     for name, value in values.items():
         if name in RANGES and not _fits(value, RANGES[name]):
             raise UsageError(f"{name} must be {_range(RANGES[name])}, not {value!r}")
@@ -120,17 +117,13 @@ def on_terminal() -> None:
 
     A kernel has no terminal, so it is told the name of this one; without one there are no bars.
     """
-    name = ""
     with suppress(OSError):  # in some containers a terminal has no name
-        name = os.ttyname(2)
-    os.environ.setdefault(PROGRESS, name)
+        os.environ.setdefault(PROGRESS, os.ttyname(2))
+    os.environ.setdefault(PROGRESS, "")
 
 
 def workers(jobs: int) -> int:
-    """Return ``jobs``, or one for each processor that this process may use if it is 0.
-
-    Raises UsageError for other numbers.
-    """
+    """Return ``jobs``, or for 0 one for each usable processor; UsageError for other numbers."""
     if not 0 <= jobs <= RANGES["jobs"][1]:
         raise UsageError(f"--jobs must be 0 or more, at most {RANGES['jobs'][1]}, not {jobs}")
     return jobs or joblib.cpu_count()  # which knows of taskset and of a container's limits
@@ -159,18 +152,16 @@ def each(
 ) -> list:
     """Run ``function(*task)`` for all tasks, with a progress bar and one thread of BLAS in each.
 
-    Returns what the function returned, in the order of the tasks. It is of a module's top level,
-    takes and returns what is small (paths rather than arrays), and stores large results itself:
-    they stay when the stage ends early. With ``jobs`` 1 everything happens in this process.
+    Returns its results in the order of the tasks. It is of a module's top level, takes and returns
+    what is small (paths rather than arrays), and stores large results itself: they stay when the
+    stage ends early. With ``jobs`` 1 everything happens in this process.
 
     ``scheduler`` is the address of a Dask scheduler ("tcp://host:8786") whose workers take the
     place of ``jobs``. They import this package in the same version and see sound files and cache
     under the same paths; start them with ``dask worker ADDRESS --nthreads 1``. A lost worker of a
-    cluster is made up for, a dead local process ends the stage.
-
-    Raises UsageError where ``scheduler`` is no address, GenreUtilsError where nothing answers
-    there, it has no workers, Dask is not installed or a worker was killed. Errors of the function
-    come through as they are.
+    cluster is made up for, a dead local process ends the stage. UsageError where it is no address,
+    GenreUtilsError where nothing answers there, it has no workers, Dask is not installed or a
+    worker was killed. Errors of the function come through as they are.
     """
     done = _on_cluster(function, tasks, scheduler) if scheduler else _here(function, tasks, jobs)
     results: list = [None] * len(tasks)
@@ -196,10 +187,9 @@ def _here(function: Callable, tasks: Sequence[tuple], jobs: int) -> Iterator[tup
         with joblib.parallel_config("loky", n_jobs=n_jobs, **loky):
             yield from joblib.Parallel(return_as="generator_unordered")(work)
     except BrokenProcessPool:
-        raise GenreUtilsError(
-            "a worker process was killed, often for want of memory; the same command with a "
-            "smaller --jobs goes on from what is stored"
-        ) from None
+        remedy = "the same command with a smaller --jobs goes on from what is stored"
+        why = f"a worker process was killed, often for want of memory; {remedy}"
+        raise GenreUtilsError(why) from None
 
 
 def _task(function: Callable, parent: int, number: int, task: tuple) -> tuple:
@@ -231,9 +221,8 @@ def reach(scheduler: str) -> None:
     try:
         from distributed.comm import get_address_host_port
     except ImportError:
-        raise GenreUtilsError(
-            "--scheduler needs the package distributed: pip install distributed"
-        ) from None
+        why = "--scheduler needs the package distributed: pip install distributed"
+        raise GenreUtilsError(why) from None
     try:
         place = get_address_host_port(scheduler)
     except ValueError as error:
@@ -241,9 +230,8 @@ def reach(scheduler: str) -> None:
     try:
         socket.create_connection(place, PATIENCE).close()
     except (OSError, OverflowError) as error:
-        raise GenreUtilsError(
-            f"no Dask scheduler answers at {scheduler} ({error}); start one with `dask scheduler`"
-        ) from None
+        why = f"no Dask scheduler answers at {scheduler} ({error})"
+        raise GenreUtilsError(f"{why}; start one with `dask scheduler`") from None
 
 
 def _on_cluster(function: Callable, tasks: Sequence[tuple], scheduler: str) -> Iterator[tuple]:
@@ -264,19 +252,16 @@ def _on_cluster(function: Callable, tasks: Sequence[tuple], scheduler: str) -> I
             for _, result in as_completed(futures, with_results=True):
                 yield result
         except TimeoutError:
-            raise GenreUtilsError(
-                f"the scheduler at {scheduler} has no workers; start some with "
-                f"`dask worker {scheduler} --nthreads 1`"
-            ) from None
+            remedy = f"start some with `dask worker {scheduler} --nthreads 1`"
+            why = f"the scheduler at {scheduler} has no workers"
+            raise GenreUtilsError(f"{why}; {remedy}") from None
         except KilledWorker:
-            raise GenreUtilsError(
-                f"{scheduler}: one task ended several workers, often for want of memory; the same "
-                "command goes on from what is stored"
-            ) from None
+            why = "one task ended several workers, often for want of memory"
+            remedy = "the same command goes on from what is stored"
+            raise GenreUtilsError(f"{scheduler}: {why}; {remedy}") from None
         except RuntimeError as error:
             if "deserialization" not in str(error):
                 raise
-            raise GenreUtilsError(
-                f"{scheduler}: its workers have another version of this package, or none; install "
-                "there what is installed here"
-            ) from None
+            why = "its workers have another version of this package, or none"
+            remedy = "install there what is installed here"
+            raise GenreUtilsError(f"{scheduler}: {why}; {remedy}") from None

@@ -49,6 +49,7 @@ codecs.register_error(
     WINDOWS, lambda e: (e.object[e.start : e.end].decode("cp1252", "replace"), e.end)
 )
 KEY = "key.txt"  # parameters of a store
+Arrays = dict[str, np.ndarray]
 
 
 def cache_dir() -> Path:
@@ -76,15 +77,12 @@ def code_digest(*objects: Any) -> str:  # noqa: ANN401
     packages that they import. Docstrings and comments do not count. Nothing is imported for it.
     """
     names = [getattr(item, "__module__", None) or item.__name__ for item in objects]
-    code: dict[str, str] = {}
-    packages: set[str] = set()
+    code, packages = {}, set()
     while names:
-        name = names.pop()
-        if name in code or name in INFRASTRUCTURE:
-            continue
-        code[name], own, others = _parsed(name)
-        names += own
-        packages |= others
+        if (name := names.pop()) not in {*code, *INFRASTRUCTURE}:
+            code[name], own, others = _parsed(name)
+            names += own
+            packages |= others
     names = {DISTRIBUTIONS.get(name, name) for name in packages - set(sys.stdlib_module_names)}
     return digest([code, {name: version(name) for name in names}])[:16]
 
@@ -102,15 +100,13 @@ def _parsed(name: str) -> tuple[str, list[str], set[str]]:
             others |= {alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             others.add(node.module.partition(".")[0])
-            names = [f"{node.module}.{alias.name}" for alias in node.names]
             if node.module.startswith(PACKAGE):
-                own += [n if _is_module(n) else node.module for n in names]
+                folder = ROOT.joinpath(*node.module.split("."))
+                for name in (alias.name for alias in node.names):
+                    is_module = (folder / f"{name}.py").is_file()
+                    own.append(f"{node.module}.{name}" if is_module else node.module)
     own = [module for module in own if module != PACKAGE]
     return digest(ast.dump(tree)), own, others - {PACKAGE}
-
-
-def _is_module(name: str) -> bool:
-    return ROOT.joinpath(*name.split(".")).with_suffix(".py").is_file()
 
 
 def file_digest(path: str | Path) -> str:
@@ -177,9 +173,8 @@ def write_text(path: str | Path, text: str) -> None:
 
 def write_json(path: str | Path, value: Any) -> None:  # noqa: ANN401
     """Write a value, NumPy's scalars included, as indented JSON, atomically."""
-    write_text(
-        path, json.dumps(value, indent=1, ensure_ascii=False, default=np.generic.item) + "\n"
-    )
+    text = json.dumps(value, indent=1, ensure_ascii=False, default=np.generic.item)
+    write_text(path, f"{text}\n")
 
 
 def read_json(path: str | Path) -> dict[str, Any] | None:
@@ -190,23 +185,19 @@ def read_json(path: str | Path) -> dict[str, Any] | None:
     return None
 
 
-def remembered(
-    path: str | Path, make: Callable[[], dict[str, np.ndarray]]
-) -> dict[str, np.ndarray]:
+def remembered(path: str | Path, make: Callable[[], Arrays]) -> Arrays:
     """Return the arrays of an ``.npz`` file; where it is not there, ``make`` and write them.
 
-    The name must say all that the arrays depend on (a digest). Where nothing can be written, the
-    arrays are not kept.
+    The name must digest all that they depend on. Where nothing can be written, none is kept.
     """
-    arrays = read_npz(path)
-    if arrays is None:
-        arrays = made = make()
+    if (arrays := read_npz(path)) is None:
+        arrays = make()
         with suppress(GenreUtilsError):
-            write_atomic(path, lambda part: np.savez(part, **made))
+            write_atomic(path, lambda part: np.savez(part, **arrays))
     return arrays
 
 
-def read_npz(path: str | Path) -> dict[str, np.ndarray] | None:
+def read_npz(path: str | Path) -> Arrays | None:
     """Return the arrays of an ``.npz`` file; None where it is not there or damaged."""
     try:
         with zipfile.ZipFile(path) as stored:
@@ -222,10 +213,7 @@ def read_npz(path: str | Path) -> dict[str, np.ndarray] | None:
 
 
 class Store:
-    """Rows of one computation, in a folder that `make` or an earlier stage made.
-
-    Raises GenreUtilsError where the folder is gone.
-    """
+    """Rows of one computation, in a folder made before; GenreUtilsError where it is gone."""
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
@@ -250,10 +238,7 @@ class Store:
         return Store, (self.folder,)
 
     def index(self) -> dict[str, tuple[str, int]]:
-        """Where each stored id lies: ``{id: (shard, row)}``. Each shard's ids are read once.
-
-        A shard with a damaged file has no rows, so that they are made anew.
-        """
+        """Return ``{id: (shard, row)}``, each shard read once; a damaged one has no rows."""
         shards = {path.stem for path in self.folder.glob("*.json")}
         if not self._seen <= shards:  # another run began anew
             self._index, self._seen = {}, set()
@@ -267,10 +252,7 @@ class Store:
         return self._index
 
     def missing(self, ids: Iterable[str]) -> list[str]:
-        """Return the ids not stored yet, each once, in the order given.
-
-        The rows of the others are read once a process: a damaged shard is thrown away.
-        """
+        """Return the ids not stored, each once, in order; damaged shards are thrown away."""
         there, ids = self.index(), list(dict.fromkeys(ids))
         shards = {there[row][0] for row in ids if row in there}
         damaged = [shard for shard in shards if not _is_intact(self.folder / f"{shard}.npy")]
@@ -296,18 +278,13 @@ class Store:
         write_json(self.folder / f"{name}.json", known)
 
     def rows(self, ids: Sequence[str]) -> "Rows":
-        """Rows of ``ids`` in that order, left on disk until they are asked for.
-
-        Raises GenreUtilsError where some are not stored.
-        """
+        """Rows of ``ids`` in that order, left on disk; GenreUtilsError where some are missing."""
         if any(row not in self._index for row in ids):
             self.index()
         absent = sum(row not in self._index for row in ids)
         if absent or not ids:
-            raise GenreUtilsError(
-                f"{self.folder}: {absent} of {len(ids)} clips are not stored; "
-                "run the earlier stage again"
-            )
+            why = f"{absent} of {len(ids)} clips are not stored; run the earlier stage again"
+            raise GenreUtilsError(f"{self.folder}: {why}")
         return Rows(self.folder, [self._index[row] for row in ids])
 
     def load(self, ids: Sequence[str]) -> np.ndarray:
@@ -323,11 +300,10 @@ def _checksum(ids: Sequence[str], rows: np.ndarray) -> int:
 
 def _is_intact(path: Path) -> bool:
     """Whether a shard's ids and rows (``path``) are those that were put; read once a process."""
-    try:
+    with suppress(OSError):
         files = [file.stat() for file in (path, path.with_suffix(".json"))]
-    except OSError:
-        return False
-    return _agrees(path, *((file.st_ino, file.st_mtime_ns, file.st_size) for file in files))
+        return _agrees(path, *((file.st_ino, file.st_mtime_ns, file.st_size) for file in files))
+    return False
 
 
 @cache
@@ -368,6 +344,7 @@ class Rows:
         raise GenreUtilsError(f"{path} {what}; run the earlier stage again")
 
 
+BEYOND = ("beyond", "beyond_table", "chosen", "fewer_artists", "learning_curve", "calibration")
 # Notebook -> the tables that it writes.
 TABLES = {
     "01_data": ("clips", "splits", "audio"),
@@ -375,9 +352,7 @@ TABLES = {
     "03_cnn": ("history",),
     "05_results": ("table1",),
     "06_what_it_measures": ("comparisons", "claims"),
-    "07_beyond_the_paper": (
-        *("beyond", "beyond_table", "chosen", "fewer_artists", "learning_curve", "calibration"),
-    ),
+    "07_beyond_the_paper": BEYOND,
 }
 TEXT = ("clip_id", "path", "genre", "artist", "album", "track", "status", "y_true", "y_pred")
 PACKAGES = ("librosa", "soundfile", "numpy", "scipy", "keras", "tensorflow", "scikit-learn")
@@ -439,18 +414,15 @@ class Run:
             current = pd.MultiIndex.from_frame(self.read("splits")[where])
             valid = pd.MultiIndex.from_frame(old[where]).isin(current)
             gone = set(predictions["system"])
-            gone |= (
-                set(paper.REFERENCE_POINTS) if "majority" in gone else set()
-            )  # these come as one
+            if "majority" in gone:  # the reference points come as one
+                gone.update(paper.REFERENCE_POINTS)
             stay = valid & ~old["system"].isin(gone).to_numpy()
             predictions = pd.concat([old[stay], predictions], ignore_index=True)
         others = set(predictions["system"]) - {*paper.TABLE1, *paper.REFERENCE_POINTS}
         order = [*paper.TABLE1, *sorted(others), *paper.REFERENCE_POINTS]
-        predictions = predictions.sort_values(
-            "system", key=lambda names: names.map(order.index), kind="stable"
-        )
+        how = {"key": lambda names: names.map(order.index), "kind": "stable"}
         rounded = predictions.filter(regex="^p_").astype(float).round(6)
-        self.write("predictions", predictions.assign(**rounded))
+        self.write("predictions", predictions.assign(**rounded).sort_values("system", **how))
         return self.read("predictions")
 
     def usable_clips(self) -> pd.DataFrame:
@@ -468,17 +440,18 @@ class Run:
         known = read_json(self.folder / "run.json") or {}
         write_json(self.folder / "run.json", known | {part: value})
 
-    def recorded(self, part: str) -> dict[str, Any]:
-        """Return a part of run.json; GenreUtilsError where no earlier stage recorded it."""
-        return self._part("run.json", part)
+    def recorded(self, part: str, file: str = "run.json") -> Any:  # noqa: ANN401
+        """Return a part of ``file``; GenreUtilsError where no earlier stage recorded it."""
+        known, path = self._known(file), self.folder / file
+        if part not in known:
+            raise GenreUtilsError(f"{path} has no {part!r}; run the earlier notebooks")
+        return known[part]
 
     def note(self) -> str:
         """Return what every figure and table of this run must say of itself; often nothing."""
-        known = self._known("run.json")
-        parts = [self.recorded("corpus")["note"]]
-        if known.get("weights", {}).get("random"):
-            parts.append("untrained VGG-16")
-        return "; ".join(part for part in parts if part)
+        untrained = self._known("run.json").get("weights", {}).get("random")
+        parts = self.recorded("corpus")["note"], "untrained VGG-16" if untrained else ""
+        return "; ".join(filter(None, parts))
 
     def record_arrays(self, stores: dict[str, Store]) -> None:
         """Note in arrays.json which folders hold the rows of this run."""
@@ -487,24 +460,12 @@ class Run:
         write_json(self.folder / "arrays.json", known | folders)
 
     def arrays(self, name: str) -> Store:
-        """Return the store of "mel", "vgg-mel", "svm", ... that this run uses.
-
-        Raises GenreUtilsError where no earlier stage made it.
-        """
-        return Store(self._part("arrays.json", name))
-
-    def _part(self, file: str, name: str) -> Any:  # noqa: ANN401
-        known = self._known(file)
-        if name not in known:
-            raise GenreUtilsError(
-                f"{self.folder / file} has no {name!r}; run the earlier notebooks"
-            )
-        return known[name]
+        """Return this run's store of "mel", "vgg-mel", ...; GenreUtilsError where none is made."""
+        return Store(self.recorded(name, "arrays.json"))
 
     def _known(self, name: str) -> dict[str, Any]:
         path = self.folder / name
-        known = read_json(path)
-        if known is None and path.is_file():
+        if (known := read_json(path)) is None and path.is_file():
             raise GenreUtilsError(f"{path} is damaged; run the notebooks again, from the first")
         return known or {}
 

@@ -36,15 +36,13 @@ STYLE = {
     **sns.axes_style("whitegrid"),
     "axes.edgecolor": "0.6",
     "axes.labelsize": 11,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
+    **dict.fromkeys(("axes.spines.right", "axes.spines.top"), False),
     "axes.titlelocation": "left",
     "axes.titlesize": 11.5,
-    "axes.titleweight": "bold",
+    **dict.fromkeys(("axes.titleweight", "figure.titleweight"), "bold"),
     "figure.constrained_layout.use": True,
     "figure.dpi": 100,
     "figure.titlesize": 14,
-    "figure.titleweight": "bold",
     "font.family": FONTS,
     "font.size": 10.5,  # of legends and tick labels too
     "grid.color": "0.9",
@@ -108,10 +106,7 @@ def finish(fig: Figure, title: str, note: str, *, legend: bool = False) -> Figur
 
 @styled
 def save(fig: Figure, path: str | Path) -> None:
-    """Write a figure as PNG, atomically, and close it; the same figure gives the same bytes.
-
-    Folders on the way to ``path`` are made. Raises `GenreUtilsError` where it cannot be written.
-    """
+    """Write a figure as PNG by `write_atomic` and close it: the same figure, the same bytes."""
     options = {"dpi": SHARPER * fig.dpi, "bbox_inches": "tight", "format": "png"}
     write_atomic(path, lambda part: fig.savefig(part, metadata={"Software": None}, **options))
     fig.set_layout_engine("none")  # shown next, it need not be laid out again
@@ -159,10 +154,7 @@ def outer_labels(axes: np.ndarray, x: str = "Time (s)", y: str = "Hz (mel scale)
 
 @styled
 def mel_spectrograms(examples: list[tuple[str, str, np.ndarray]], note: str = "") -> Figure:
-    """Mel-spectrograms of some genres (the paper's Fig. 1, which shows four).
-
-    An example is (genre, clip, mel [216, t] in dB, 0 the clip's maximum).
-    """
+    """Draw the paper's Fig. 1 of examples (genre, clip, mel [216, t] in dB re its maximum)."""
     fig, axes = panels(len(examples), 2, 0.8, 2.7)
     for ax, (genre, clip, mel) in zip(axes.flat, examples, strict=False):
         image = show_feature(ax, mel, "mel", vmin=-TOP_DB, vmax=0)
@@ -184,8 +176,7 @@ def images(features: dict[str, np.ndarray], note: str = "") -> Figure:
     for ax, (name, feature) in zip(axes.flat, features.items(), strict=True):
         fixed = {"vmin": 0, "vmax": 1} if name == "chroma" else {}
         image = show_feature(ax, feature, name, **fixed)
-        height, width = feature.shape
-        ax.set_title(f"{FEATURES[name]}, {height} × {width}")
+        ax.set_title(f"{FEATURES[name]}, {feature.shape[0]} × {feature.shape[1]}")
         label = {"mel": "dB re maximum", "mfcc": "Value", "chroma": "Relative energy"}[name]
         fig.colorbar(image, ax=ax, pad=0.015, aspect=14).set_label(label)
     axes[-1, 0].set_xlabel("Time (s)")
@@ -267,8 +258,7 @@ def dense_layers(
     flat = pooling == "flatten"
     layers = [("Flatten" if flat else "Average", prod(map_shape) if flat else map_shape[-1], 0)]
     for units in (*paper.HEAD["units"], n_classes):
-        layers.append(("Dense", units, (layers[-1][1] + 1) * units))
-        layers.append(("Dropout", units, 0))
+        layers += [("Dense", units, (layers[-1][1] + 1) * units), ("Dropout", units, 0)]
     return layers[:-1]  # nothing is dropped behind the softmax
 
 
@@ -276,10 +266,7 @@ def dense_layers(
 def architecture(
     n_classes: int = len(paper.GENRES), pooling: str = "flatten", note: str = ""
 ) -> Figure:
-    """Draw the network for mel-spectrograms (the paper's Fig. 2): frozen blocks, dense layers.
-
-    ``pooling`` (flatten or average) lies between the blocks and the first dense layer.
-    """
+    """Draw the paper's Fig. 2; ``pooling`` (flatten or average) joins blocks and dense layers."""
     shapes = block_shapes(*paper.SHAPES["mel"])
     blocks = [("Input image", FEATURES["mel"], (*paper.SHAPES["mel"], 3))]
     for i, ((n, channels), shape) in enumerate(zip(BLOCKS, shapes, strict=True), 1):
@@ -308,8 +295,7 @@ def architecture(
             if i:
                 ends = (x, y + height / 2), (x - STEP + width, y + height / 2)
                 ax.annotate("", *ends, arrowprops=ARROW)
-        corner = STEP - 0.12, y - 0.12
-        size = right - STEP + 0.24, height + 0.24
+        corner, size = (STEP - 0.12, y - 0.12), (right - STEP + 0.24, height + 0.24)
         ax.add_patch(Rectangle(corner, *size, fill=False, edgecolor=frame, lw=2))
         ax.text(right + 0.12, y + height + 0.2, words, color=frame, weight="bold", ha="right")
     turn = TOP - 0.28  # the way from the upper row to the lower one

@@ -94,10 +94,7 @@ def clips_per_genre(clips: pd.DataFrame, note: str = "") -> Figure:
 
 @styled
 def shared_groups(shares: pd.DataFrame, note: str = "") -> Figure:
-    """Bars of how many test clips have a relative among the training clips.
-
-    ``shares`` has protocol, group (track, album or artist) and share of the test clips.
-    """
+    """Bars of ``shares`` (protocol, group, share): test clips with a relative in training."""
     if shares.empty:
         return _nothing("artists, albums and tracks are unknown", "Relatives of test clips", note)
     table = 100 * shares.pivot(index="group", columns="protocol", values="share")
@@ -154,10 +151,7 @@ def _grouped_bars(ax: Axes, table: pd.DataFrame, heights: pd.DataFrame, number: 
 
 @styled
 def fold_accuracies(per_fold: pd.DataFrame, note: str = "") -> Figure:
-    """Draw the accuracy of every fold as a point and their mean as a line.
-
-    ``per_fold`` has system, protocol, fold, accuracy.
-    """
+    """Points of ``per_fold`` (system, protocol, fold, accuracy), their mean as a line."""
     fig, ax = canvas(height=4.2)
     protocols, table = per_fold["protocol"].unique(), _named(per_fold)
     style = {"x": "system", "y": "accuracy", "hue": "protocol"}
@@ -174,10 +168,7 @@ def fold_accuracies(per_fold: pd.DataFrame, note: str = "") -> Figure:
 
 @styled
 def training_curves(history: pd.DataFrame, note: str = "") -> Figure:
-    """Draw loss and accuracy in training: mean over the folds, band from lowest to highest.
-
-    ``history`` has system, protocol, fold, epoch, loss, accuracy.
-    """
+    """Draw ``history`` (system, protocol, fold, epoch, loss, accuracy): mean and whole range."""
     table = _named(history)
     n = table["system"].nunique()
     options = {"hue": "system", "style": "protocol", "palette": COLOURS[:n]}
@@ -187,8 +178,7 @@ def training_curves(history: pd.DataFrame, note: str = "") -> Figure:
         ax.set(title=f"Training {column}", xlabel="Epoch", ylabel="")
         ax.get_legend().remove()
     axes[0].set_yscale("log", subs=[])
-    axes[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes[0].yaxis.set_major_formatter("{x:g}")
+    axes[0].yaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter="{x:g}")
     axes[1].set_ylim(0, 1.03)
     # Seaborn's single legend becomes two: colours under the figure, line styles in the panel.
     handles, names = axes[0].get_legend_handles_labels()
@@ -206,13 +196,11 @@ def confusion_matrices(
     Both are per cent of each true genre (row) by predicted genre (column); ours is drawn in the
     paper's order, other genres last.
     """
-    order = [genre for genre in paper_table.index if genre in ours.index]
-    order += [genre for genre in ours.index if genre not in order]
-    ours = ours.rename(index=shown, columns=shown)
-    order = [shown(genre) for genre in order]
-    tables = (ours.loc[order, order], ours_title), (paper_table, "The paper")
-    same = order == list(paper_table.index)
-    long = any("\n" in genre for genre in order)
+    known, own = paper_table.index, ours.index
+    order = [*known[known.isin(own)], *own[~own.isin(known)]]
+    ours = ours.loc[order, order].rename(index=shown, columns=shown)
+    tables = (ours, ours_title), (paper_table, "The paper")
+    same, long = list(ours) == list(known), any("\n" in genre for genre in ours)
     height = (5.6 if same else 5.1) + 0.3 * bool(note) + 1.5 * long
     fig, axes = canvas(1, 2, height, sharey=same)
     style = {"cmap": "Blues", "vmin": 0, "vmax": 100, "linewidths": 0.5, "linecolor": "0.92"}
@@ -277,11 +265,7 @@ def accuracy_intervals(
 
 @styled
 def reliability_diagrams(before: pd.DataFrame, after: pd.DataFrame, note: str = "") -> Figure:
-    """Accuracy over confidence, a panel for each system: as trained, and with its temperature.
-
-    Both are rows of predictions.csv under one protocol, with probabilities; ``after`` those of
-    calibrated systems under the same names.
-    """
+    """Accuracy over confidence of predictions (one protocol) before and after calibration."""
     systems = before["system"].unique()
     columns = min(3, len(systems)) if len(systems) != 4 else 2
     fig, axes = panels(len(systems), columns, 1.1, min(9.0 / columns, 4.0))
@@ -293,9 +277,8 @@ def reliability_diagrams(before: pd.DataFrame, after: pd.DataFrame, note: str = 
             error = confidence.expected_calibration_error(bins)
             points, label = (bins["confidence"], bins["accuracy"]), f"{word}: error {error:.3f}"
             ax.plot(*points, color=colour, lw=1.2, alpha=0.8, label=label)
-            ax.scatter(
-                *points, 120 * np.sqrt(bins["n"] / bins["n"].sum()), color=colour, alpha=0.7, lw=0
-            )
+            area = 120 * np.sqrt(bins["n"] / bins["n"].sum())
+            ax.scatter(*points, area, color=colour, alpha=0.7, lw=0)
         ax.set(title=_label(system), xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal")
         ax.set(xticks=np.arange(0, 1.1, 0.25), yticks=np.arange(0, 1.1, 0.25))
         ax.legend(loc="upper left", borderaxespad=0.2, handlelength=1.2)
@@ -305,10 +288,7 @@ def reliability_diagrams(before: pd.DataFrame, after: pd.DataFrame, note: str = 
 
 @styled
 def coverage_curves(curves: pd.DataFrame, note: str = "") -> Figure:
-    """Accuracy when only the surest clips are answered, a panel for each protocol.
-
-    ``curves`` are from `confidence.coverage_curve`; about six systems can be told apart.
-    """
+    """Draw `confidence.coverage_curve`, a panel a protocol, for at most six or so systems."""
     protocols, looks = curves["protocol"].unique(), _looks(curves["system"])
     fig, axes = panels(len(protocols), len(protocols), 0, 4.8)
     for ax, protocol in zip(axes[0], protocols, strict=True):
@@ -336,14 +316,14 @@ def saliency(clips: list[tuple[str, np.ndarray, np.ndarray, np.ndarray]], note: 
     """
     fig, axes = panels(3 * len(clips), 3, 0.9, 2.5, dpi=COARSE)
     for row, (title, mel, gradient, occluded) in zip(axes, clips, strict=True):
-        for ax, colours in zip(row, ("magma", "gray", "gray"), strict=True):
+        occlusion = f"Occlusion, {occluded.min():+.1f} to {occluded.max():+.1f}"
+        titles = shown(title, 24), "Gradient map", occlusion
+        for ax, words, colours in zip(row, titles, ("magma", "gray", "gray"), strict=True):
             show_feature(ax, mel, "mel", vmin=-TOP_DB, vmax=0, cmap=colours)
+            ax.set_title(words)
         _overlay(row[1], gradient, "inferno", 0, 1)
         far = max(np.abs(occluded).max(), 1e-6)
         _overlay(row[2], occluded, "RdBu_r", -far, far)
-        row[0].set_title(shown(title, 24))
-        row[1].set_title("Gradient map")
-        row[2].set_title(f"Occlusion, {occluded.min():+.1f} to {occluded.max():+.1f}")
     outer_labels(axes)
     return finish(fig, "What speaks for the answer (occlusion: red for, blue against)", note)
 
@@ -376,10 +356,7 @@ def sanity_check(
 
 @styled
 def feature_importances(table: pd.DataFrame, note: str = "") -> Figure:
-    """Bars of the 15 features that count most.
-
-    ``table`` has feature, importance (loss of accuracy when it is shuffled), sd; largest first.
-    """
+    """Bars of the top 15 of ``table`` (feature, importance: loss of accuracy, sd; sorted)."""
     top = table.head(15)
     fig, ax = canvas(height=1.3 + 0.29 * len(top))
     ax.barh(top["feature"], 100 * top["importance"], xerr=100 * top["sd"], error_kw=BAR)
@@ -391,10 +368,7 @@ def feature_importances(table: pd.DataFrame, note: str = "") -> Figure:
 
 @styled
 def learning_curves(curves: pd.DataFrame, note: str = "") -> Figure:
-    """Accuracy with new artists over the number of artists to learn from.
-
-    ``curves`` are from `tables.learning_curve`; a line is dotted where it leaves the corpus.
-    """
+    """Draw `tables.learning_curve`; a line is dotted where it leaves the corpus."""
     if curves.empty:
         return _nothing("artists are unknown", "What more artists to learn from bring", note)
     fig, ax = canvas(height=4.4)
@@ -419,14 +393,9 @@ def learning_curves(curves: pd.DataFrame, note: str = "") -> Figure:
 
 @styled
 def along_song(windows: pd.DataFrame, seconds: float, note: str = "") -> Figure:
-    """Draw the genres' probabilities along a song, stacked.
-
-    ``windows`` has start_s and a column for each genre, a row for each window of ``seconds``; NaN
-    (silence) leaves a gap.
-    """
+    """Stack ``windows``: start_s, a column a genre; a row lasts ``seconds``, NaN leaves a gap."""
     starts = windows["start_s"].to_numpy()
-    # A window stands for the time nearest to its middle.
-    middles = starts + seconds / 2
+    middles = starts + seconds / 2  # a window stands for the time nearest to its middle
     edges = np.r_[starts[0], (middles[:-1] + middles[1:]) / 2, starts[-1] + seconds]
     fig, ax = canvas(height=3.8)
     floor, areas = np.zeros(len(windows)), {}
