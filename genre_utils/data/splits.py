@@ -47,19 +47,25 @@ def find_duplicates(
 ) -> pd.DataFrame:
     """List pairs of usable clips that are one recording, each pair once.
 
-    ``folder`` is the one that the clips' paths are relative to, ``digests`` come from
-    `datasets.audio_digests`. With ``by_sound`` chromagrams are compared too: some 20 ms a clip
-    once, and a product of all pairs.
+    The clips' paths are relative to ``folder``, ``digests`` come from `datasets.audio_digests`.
+    With ``by_sound`` chromagrams are compared too: 20 ms a clip once, and a product of all pairs.
 
     The columns are kind ("exact", "name", "sound"; the first that holds), clip_id and other_id (in
     this order in the table), similarity (correlation; 1 for exact, NaN for name), genre and
     other_genre.
     """
     ok = clips[clips["status"] == "ok"].sort_values("clip_id", ignore_index=True)
-    exact = _chain(ok["clip_id"].map(digests)).assign(kind="exact", similarity=1.0)
-    tables = [exact, _chain(_names(ok)).assign(kind="name", similarity=np.nan)]
+    content = ok["clip_id"].map(digests)
+    tables = [_chain(content).assign(kind="exact", similarity=1.0)]
+    tables.append(_chain(_names(ok)).assign(kind="name", similarity=np.nan))
     if by_sound and len(ok):
-        tables.append(_same_sound(ok, folder, digests, jobs))
+        files = [located(folder, path) for path in ok["path"]]
+        columns = {"first": int, "second": int, "similarity": float}
+        alike = similar(fingerprints(files, [*content], jobs=jobs))
+        alike = pd.DataFrame(alike, columns=list(columns)).astype(columns)
+        tracks = ok["artist"].str.cat(ok[["album", "track"]], sep=SEPARATOR)
+        neighbours = alike["first"].map(tracks) == alike["second"].map(tracks)
+        tables.append(alike[~neighbours].assign(kind="sound"))
     pairs = pd.concat(tables, ignore_index=True).drop_duplicates(["first", "second"])
     ends = ok[["clip_id", "genre"]]
     pairs = pairs.join(ends, on="first").join(ends.add_prefix("other_"), on="second")
@@ -86,18 +92,8 @@ def _names(ok: pd.DataFrame) -> pd.Series:
     known = ok[(names != "").all(axis=1) & (ok["track"] != ok["path"])]
     group = names["artist"].str.cat(names["track"], sep=SEPARATOR)[known.index]
     placed = known["start_s"].notna()
-    group = group.where(~placed, group + SEPARATOR + known["start_s"].astype(str))
+    group = group.mask(placed, group + SEPARATOR + known["start_s"].astype(str))
     return group[placed | (known["album"].groupby(group).transform("nunique") > 1)]
-
-
-def _same_sound(ok: pd.DataFrame, folder: Path, digests: dict[str, str], jobs: int) -> pd.DataFrame:
-    files = [located(folder, path) for path in ok["path"]]
-    prints = fingerprints(files, [digests[clip] for clip in ok["clip_id"]], jobs=jobs)
-    pairs = pd.DataFrame(similar(prints), columns=["first", "second", "similarity"]).astype(float)
-    pairs = pairs.astype({"first": int, "second": int})
-    tracks = ok["artist"].str.cat(ok[["album", "track"]], sep=SEPARATOR)
-    neighbours = pairs["first"].map(tracks) == pairs["second"].map(tracks)
-    return pairs[~neighbours].assign(kind="sound")
 
 
 def fingerprints(files: list[Path], ids: list[str], *, jobs: int = 1) -> np.ndarray:
@@ -121,11 +117,10 @@ def _chromagrams(ids: list[str], files: list[Path], store: Store) -> None:
 def similar(prints: np.ndarray, threshold: float = THRESHOLD) -> list[tuple[int, int, float]]:
     """Pairs of chromagrams, shape=(n, 12, t), that correlate, the best of shifts up to a second.
 
-    Each pitch class is taken about its mean over time: two pieces that rest on the same chord are
-    alike in the mean, one recording is alike in how it moves. All pairs are compared, in blocks:
-    memory grows with n, time with its square, but from a small start (4 s of one core at 5,500
-    clips, where the chromagrams themselves take two minutes). Returns (first, second, correlation)
-    with first < second, ordered.
+    Each pitch class is taken about its mean over time: pieces that rest on the same chord are alike
+    in the mean, one recording is alike in how it moves. All pairs are compared, in blocks: memory
+    grows with n, time with its square (5,500 clips: 4 s of one core, after two minutes for their
+    chromagrams). Returns (first, second, correlation) with first < second, ordered.
     """
     best: dict[tuple[int, int], float] = {}
     n, _, t = prints.shape
@@ -135,9 +130,8 @@ def similar(prints: np.ndarray, threshold: float = THRESHOLD) -> list[tuple[int,
             values = late[start : start + BLOCK] @ early.T
             for i, j in np.argwhere(values >= threshold).tolist():
                 pair = (min(start + i, j), max(start + i, j))
-                if pair[0] != pair[1]:
-                    best[pair] = max(best.get(pair, -1.0), float(values[i, j]))
-    return sorted((first, second, value) for (first, second), value in best.items())
+                best[pair] = max(best.get(pair, -1.0), float(values[i, j]))
+    return sorted((i, j, value) for (i, j), value in best.items() if i < j)
 
 
 def _standard(prints: np.ndarray) -> np.ndarray:
@@ -157,8 +151,8 @@ def left_out(clips: pd.DataFrame) -> dict[str, str]:
 
     Nor can the oracle of such a name be asked. Where some clips have it, see `groups`.
     """
-    known = named(clips).notna().any()
-    return {level: f"{level}s unknown" for level in LEVELS[:3] if not known[level]}
+    nowhere = named(clips).isna().all()
+    return {level: f"{level}s unknown" for level in nowhere.index[nowhere]}
 
 
 def unknown(clips: pd.DataFrame) -> dict[str, int]:
@@ -202,8 +196,7 @@ def merge_groups(group: pd.Series, clip_id: pd.Series, pairs: pd.DataFrame) -> p
     ends = [known[name].map(group_of).to_numpy(int) for name in ("clip_id", "other_id")]
     links = coo_array((np.ones(len(known)), ends), shape=(len(names), len(names)))
     _, component = connected_components(links, directed=False)
-    first = pd.Series(range(len(names))).groupby(component).transform("min").to_numpy()
-    return pd.Series(np.asarray(names)[first[codes]], index=group.index, name=group.name)
+    return group.groupby(component[codes], sort=False).transform("first")
 
 
 def make_splits(
@@ -217,13 +210,13 @@ def make_splits(
 
     ``random`` is stratified by genre over clips (`StratifiedKFold`), the others keep groups whole
     and genres as even as that allows (`StratifiedGroupKFold`). A genre with fewer groups than
-    folds is absent from some test folds; it must be present in every training part. The pairs
-    ``duplicates`` (`find_duplicates`) stay in one fold under every protocol.
+    folds is absent from some test folds, but in every training part. The pairs ``duplicates``
+    (`find_duplicates`) stay in one fold under every protocol.
 
     The columns are `COLUMNS`: ``group`` is the number of the clips that stay together, duplicates
-    included, ``fold`` 0 to ``n_folds - 1``. Raises UsageError for a protocol that is unknown, is
-    `left_out` or not there at all, fewer than two folds, a negative seed, fewer than two genres, or
-    too few clips or groups of a genre; what it advises then was tried.
+    included, ``fold`` 0 to ``n_folds - 1``. UsageError: a protocol that is unknown, `left_out` or
+    not there at all, fewer than two folds or genres, a negative seed, or too few clips or groups
+    of a genre; what it advises then was tried.
     """
     wrong = [name for name in protocols if name not in PROTOCOLS]
     if wrong or not protocols:
@@ -238,14 +231,14 @@ def make_splits(
     for protocol, why in left_out(used).items():
         if protocol in protocols:
             raise UsageError(f"{protocol} protocol: {why}; name them, or ask for other protocols")
-    tables = []
+    tables, genre = [], used["genre"]
     for protocol in protocols:
         group = groups(used, protocol)
         if duplicates is not None:
             group = merge_groups(group, used["clip_id"], duplicates)
-        fold, fault = _drawn(used["genre"], group, protocol, n_folds, seed)
+        fold, fault = _drawn(genre, group, protocol, n_folds, seed)
         if fault:
-            way = _way_out(used["genre"], group, protocol, n_folds, seed)
+            way = _way_out(genre, group, protocol, n_folds, seed)
             raise UsageError(f"{protocol} protocol: {fault}; {way}")
         number = np.unique(group, return_inverse=True)[1]
         tables.append(used.assign(protocol=protocol, group=number, fold=fold)[COLUMNS])
@@ -299,14 +292,15 @@ def shared_groups(clips: pd.DataFrame, splits: pd.DataFrame) -> pd.DataFrame:
     The columns are protocol, group ("track", "album", "artist"; not those that are unknown) and
     share (0..1).
     """
-    rows, unknown = [], left_out(clips)
+    rows, levels = (
+        [],
+        [name for name in ("track", "album", "artist") if name not in left_out(clips)],
+    )
     for protocol, part in splits.groupby("protocol", sort=False):
         table = clips.merge(part[["clip_id", "fold"]], on="clip_id")
-        for level in (name for name in ("track", "album", "artist") if name not in unknown):
-            group = groups(table, level)
-            in_group = group.groupby(group).transform("size")
-            in_fold = group.groupby([group, table["fold"]]).transform("size")
-            rows.append((protocol, level, float((in_group > in_fold).mean())))
+        for level in levels:
+            folds = table["fold"].groupby(groups(table, level)).transform("nunique")
+            rows.append((protocol, level, float((folds > 1).mean())))
     return pd.DataFrame(rows, columns=["protocol", "group", "share"])
 
 
@@ -325,24 +319,23 @@ def use_split(path: str | Path, clips: pd.DataFrame) -> tuple[pd.DataFrame, pd.D
         splits = pd.read_csv(path, dtype=str, keep_default_na=False)[COLUMNS]
         splits = splits.astype({"group": int, "fold": int})
         fits = len(splits) and set(splits["protocol"]) <= set(PROTOCOLS)
+        fits = fits and not splits.duplicated(["protocol", "clip_id"]).any()
     except (ValueError, KeyError, OSError):  # pandas' parser errors are ValueErrors
         fits = False
-    if not fits or splits.duplicated(["protocol", "clip_id"]).any():
+    if not fits:
+        what = f"the columns {', '.join(COLUMNS)}, one row a protocol and clip"
         raise GenreUtilsError(
-            f"{path} is no split file; it is the splits.csv of a run, with the columns "
-            f"{', '.join(COLUMNS)}, one row a protocol and clip"
+            f"{path} is no split file; it is the splits.csv of a run, with {what}"
         )
     rows = splits.drop_duplicates("clip_id").set_index("clip_id")
     here = clips.set_index("clip_id").reindex(rows.index)
     reason = here["status"].fillna("no such clip")
     other = (reason == "ok") & (here["genre"] != rows["genre"])
     reason = reason.mask(other, "its genre here is " + here["genre"].fillna(""))
-    refused = reason[reason != "ok"]
-    if len(refused):
+    for clip, why in reason[reason != "ok"].items():
         raise GenreUtilsError(
-            f"{path}: {len(refused)} of {len(rows)} clips cannot be used here; first: "
-            f"{refused.index[0]}: {refused.iloc[0]}; read the data set with the options that the "
-            "split was made with"
+            f"{path}: {(reason != 'ok').sum()} of {len(rows)} clips cannot be used here; first: "
+            f"{clip}: {why}; read the data set with the options that the split was made with"
         )
     without = left_out(clips[clips["clip_id"].isin(rows.index)])
     splits = splits[~splits["protocol"].isin(without)].reset_index(drop=True)
