@@ -1,7 +1,7 @@
 """From a sound file to the paper's waveform: mono, 16 kHz, 20 s, peak 1 (section 2.1).
 
-One reader for data sets, predictions and notebooks. What a header says is a claim: files are read
-block by block, and one is used where its sound was heard to the end, or else refused.
+What a header says is a claim: files are read block by block, and one is used where its sound was
+heard to the end, or else refused.
 """
 
 import io
@@ -327,8 +327,7 @@ def cut(
     (``fill="repeat"``, our reading of "concatenate") or followed by silence (``"zeros"``).
 
     ``y`` is [n] at 16 kHz, the result float32 [duration * 16000]. ValueError: less than
-    ``min_duration`` (s) is left, or silence (as a constant is); the text is the reason. UsageError:
-    unknown ``fill``.
+    ``min_duration`` (s) is left, or silence (a constant is), as its text says. UsageError: ``fill``.
     """
     n, y = round(duration * SAMPLE_RATE), y[round(offset * SAMPLE_RATE) :]
     if len(y) < min_duration * SAMPLE_RATE:
@@ -363,20 +362,11 @@ def load_clip(
 
 
 def check(path: str | Path) -> tuple[float, str]:
-    """Tell whether a file can be used: the seconds heard (NaN: none), and "ok" or why not.
-
-    All of it is decoded; the beginning, which `cut` takes, is kept.
-    """
+    """Decode all of a file: the seconds heard (NaN: none), and "ok" or why it cannot be used."""
 
     def use(decode: Callable[[], Blocks]) -> tuple[float, np.ndarray]:
-        heard: Counter[int] = Counter()  # samples of each rate
-
-        def counted() -> Blocks:
-            for rate, y in decode():
-                heard[rate] += len(y)
-                yield rate, y
-
-        blocks = counted()
+        heard: Counter[int] = Counter()  # samples of each rate; its update returns None
+        blocks = (heard.update({rate: len(y)}) or (rate, y) for rate, y in decode())
         start = _first(blocks, paper.AUDIO["duration"])
         deque(blocks, 0)
         return sum(n / rate for rate, n in heard.items()), start

@@ -133,9 +133,8 @@ def load_folder(folder: Path) -> tuple[pd.DataFrame, dict]:
 def load_csv(folder: Path, *, manifest: str = "") -> tuple[pd.DataFrame, dict]:
     """Read a manifest: path and genre, and where there are such columns artist, album, track.
 
-    ``manifest`` names the file in the folder (see `inputs.read_rows`); empty: the one table there
-    that has both columns. Paths are relative to the folder. Where there is a column ``albumartist``
-    that names somebody, that is the artist.
+    ``manifest`` is a file in the folder (see `inputs.read_rows`); "": the one table there with both
+    columns. Paths are relative to the folder. A column ``albumartist`` goes before ``artist``.
     """
     path = folder / manifest
     if not manifest:
@@ -207,8 +206,8 @@ def download(name: str, folder: Path, mirror: str = "") -> Iterator[str]:
 def data_folder(name: str, data_dir: str | Path | None = None, *, jobs: int = 1) -> Path:
     """Folder of a data set's files; the demo corpus is made there on first use.
 
-    Without ``data_dir`` the demo corpus lies in the cache; UsageError for any other set. For a
-    manifest it may be the file; its folder is returned.
+    Without ``data_dir`` it lies in the cache; UsageError for any other set. Of a manifest's file
+    the folder is returned.
     """
     dataset = get(name)
     folder = Path(data_dir or cache_dir() / "data" / name)
@@ -230,9 +229,8 @@ def read_table(
 ) -> tuple[Dataset, Path, pd.DataFrame, dict]:
     """Read a data set: itself, the folder of its paths, clips with unchecked audio, counts.
 
-    The clips have all `COLUMNS`. A path that leaves the folder is refused, and of two rows of one
-    file the second, or both where their genres differ; the counts name these as ``rows_refused``.
-    Spellings of one genre or artist are made one, ``merged``.
+    The clips have all `COLUMNS`. A path out of the folder is refused, and of two rows of a file the
+    second, or both if their genres differ: ``rows_refused``. Spellings of a name are ``merged``.
     """
     dataset = get(name)
     if unknown := sorted(set(options) - set(dataset.options)):
@@ -291,8 +289,8 @@ def load_clips(
 
     Returns the clips, with the columns `COLUMNS` and sorted by clip_id (``duration_s`` is what
     could be decoded, or NaN), and JSON-able counts: the loader's own, and what became of the rows.
-    UsageError: an unknown name or option, or a value that makes no sense. GenreUtilsError: files
-    are missing or damaged, or no clip can be used.
+    UsageError: an unknown name or option, a senseless value. GenreUtilsError: missing or damaged
+    files, or no usable clip.
     """
     if max_per_genre < 0:
         raise UsageError(f"max_per_genre={max_per_genre}: at least 1, or 0 for all clips")
@@ -328,9 +326,8 @@ def _sizes(clips: pd.DataFrame) -> pd.DataFrame:
 def spread(clips: pd.DataFrame, seed: int = 0) -> pd.Series:
     """Rank the clips of each genre, from 0, so that the first N are spread over its artists.
 
-    Turns go round the artists, within an artist round the albums, within an album round the
-    tracks. Chance decides who is first, by SHA-256 of seed and name: the same on every machine,
-    and unmoved by what else is in the table.
+    Turns go round the artists, then their albums, then the tracks. Who is first, SHA-256 of seed
+    and name decides: the same on every machine, and unmoved by what else is in the table.
     """
     levels = [*LABELS, "clip_id"]
     rank = pd.Series(0, index=clips.index)
@@ -439,9 +436,8 @@ def leave_out_small_genres(clips: pd.DataFrame, n_folds: int, min_artists: int) 
 def validate(name: str, data_dir: str | Path | None = None, *, jobs: int = 1) -> dict:
     """Decode every file of a data set, whatever its label, and compare the tables' checksums.
 
-    JSON-able: ``clips`` is the number of rows; each of `FAULTS` has its files and the reason, and
-    so has ``known_bad``, files that are faulty in the release itself; ``notes`` name tables of
-    another version; ``ok``: no other fault.
+    JSON-able: ``clips`` is the number of rows; each of `FAULTS`, and ``known_bad`` (faulty in the
+    release itself), has its files and why; ``notes``: tables of another version; ``ok``: no fault.
     """
     dataset, folder, clips, report = read_table(name, data_dir, jobs=jobs)
     faults: dict[str, dict[str, str]] = {kind: {} for kind in (*FAULTS, "known_bad")}

@@ -1,7 +1,6 @@
 """What people have on disk: folders of sound files, their tags, tables, and names of all kinds.
 
-Nothing is lost unsaid: each entry of a folder and each row of a table is used, refused with the
-reason, or counted as passed over.
+Each entry of a folder and each row of a table is used, refused with the reason, or counted.
 """
 
 import csv
@@ -67,8 +66,8 @@ def sound_files(places: Iterable[str | Path]) -> tuple[dict[Path, str], Counter]
 def below(folder: Path) -> tuple[dict[Path, str], Counter]:
     """List a folder's files that are called like sound; count by kind what is passed over.
 
-    The files are in order, path -> "" or why it cannot be read, which folders may be too. Links
-    are followed; a folder is searched once, whatever leads to it. Hidden files are passed over.
+    In order, path -> "" or why it, or a folder, cannot be read. Links are followed; a folder is
+    searched once, whatever leads to it. Hidden files are passed over.
     """
     found: dict[Path, str] = {}
     passed, seen, todo = Counter(), set(), deque([folder])
@@ -170,8 +169,7 @@ def merge(names: pd.Series) -> tuple[pd.Series, dict[str, str]]:
 def below_folder(folder: Path, written: str) -> str:
     """Return the path below ``folder`` that a table means; as it is written if it leads out.
 
-    Takes away ``./``, doubled slashes and the folder's own name in front, and turns Windows'
-    backslashes where no file has them in its name.
+    Without ``./``, ``//`` and the folder's own name; a backslash in no file's name is a slash.
     """
     for way in (written, written.replace("\\", "/")):
         path = PurePosixPath(posixpath.normpath(way))

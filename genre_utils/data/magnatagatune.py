@@ -45,11 +45,10 @@ def load(folder: Path, *, multi_genre: str = "first") -> tuple[pd.DataFrame, dic
     """Read the clip table and label it; return every row that has an ``mp3_path``, and counts.
 
     ``folder`` holds ``clip_info_final.csv``, one of `CATALOGUES`, and the clips in ``mp3/<0-f>/``
-    or ``<0-f>/``. An album with several genres gets the one that the catalogue lists first (the
-    order of rows in its table ``genres_albums``), or with ``multi_genre="single"`` its clips are
-    refused. ``status`` tells why a row has no genre of the paper: album not in the catalogue,
-    another genre (Hip Hop), several genres. GenreUtilsError: a file is missing, damaged, or not of
-    this layout.
+    or ``<0-f>/``. An album with several genres gets the catalogue's first (the order of rows in its
+    table ``genres_albums``), or with ``multi_genre="single"`` its clips are refused. ``status``
+    tells why a row has no genre of the paper: album not in the catalogue, another genre (Hip Hop),
+    several genres. GenreUtilsError: a file is missing, damaged, or not of this layout.
     """
     if multi_genre not in MULTI_GENRE:
         raise UsageError(f"multi_genre={multi_genre!r}: one of {', '.join(MULTI_GENRE)}")
@@ -103,10 +102,9 @@ def load(folder: Path, *, multi_genre: str = "first") -> tuple[pd.DataFrame, dic
 def album_genres(folder: Path) -> tuple[dict[str, tuple[str, ...]], str]:
     """Genres of each album, ``{sku: (genre, ...)}``, in the catalogue's order, and its file's name.
 
-    The first of `CATALOGUES` there is read. It comes over plain HTTP, so it is not trusted: its
-    unpacked size is capped, a copy of the database is opened read-only, and only plain tables of
-    the known schema are read. GenreUtilsError: no catalogue, or one that is damaged, too large, or
-    of another schema.
+    The first of `CATALOGUES` there is read. It comes over plain HTTP and is not trusted: its
+    unpacked size is capped, a copy of the database opened read-only, and only plain tables of the
+    known schema read. GenreUtilsError: no catalogue, a damaged, too large or otherwise built one.
     """
     path = next((folder / name for name in CATALOGUES if (folder / name).is_file()), None)
     if path is None:

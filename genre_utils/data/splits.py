@@ -1,8 +1,7 @@
 """Who is tested against whom: folds by protocol, and clips that are one recording.
 
-A duplicate on the other side of a split is tested on what was trained on. GTZAN is the known case
-(Sturm, MIRUM 2012), compilations are another. Duplicates have the same bytes, the same artist and
-title, or the same sound; they stay in one fold under every protocol.
+A duplicate across a split is tested on what was trained on (GTZAN: Sturm, MIRUM 2012; or from
+compilations). Duplicates have the same bytes, artist and title, or sound; they stay in one fold.
 """
 
 import re
@@ -50,18 +49,16 @@ def find_duplicates(
     The clips' paths are relative to ``folder``, ``digests`` come from `datasets.audio_digests`.
     With ``by_sound`` chromagrams are compared too: 20 ms a clip once, and a product of all pairs.
 
-    The columns are kind ("exact", "name", "sound"; the first that holds), clip_id and other_id (in
-    this order in the table), similarity (correlation; 1 for exact, NaN for name), genre and
-    other_genre.
+    The columns are kind ("exact", "name", "sound"; the first that holds), clip_id and other_id (as
+    the table is sorted), similarity (correlation; exact: 1, name: NaN), genre and other_genre.
     """
     ok = clips[clips["status"] == "ok"].sort_values("clip_id", ignore_index=True)
-    content = ok["clip_id"].map(digests)
-    tables = [_chain(content).assign(kind="exact", similarity=1.0)]
+    tables = [_chain(ok["clip_id"].map(digests)).assign(kind="exact", similarity=1.0)]
     tables.append(_chain(_names(ok)).assign(kind="name", similarity=np.nan))
     if by_sound and len(ok):
         files = [located(folder, path) for path in ok["path"]]
         columns = {"first": int, "second": int, "similarity": float}
-        alike = similar(fingerprints(files, [*content], jobs=jobs))
+        alike = similar(fingerprints(files, [digests[clip] for clip in ok["clip_id"]], jobs=jobs))
         alike = pd.DataFrame(alike, columns=list(columns)).astype(columns)
         tracks = ok["artist"].str.cat(ok[["album", "track"]], sep=SEPARATOR)
         neighbours = alike["first"].map(tracks) == alike["second"].map(tracks)
@@ -85,8 +82,8 @@ def _chain(group: pd.Series) -> pd.DataFrame:
 def _names(ok: pd.DataFrame) -> pd.Series:
     """Name artist, title and second of the track; clips of the same name are duplicates.
 
-    Where the second is unknown, another album will do. Other clips of one track are no duplicates
-    but neighbours; the track protocol is for those.
+    Where the second is unknown, another album will do. Other clips of a track are neighbours, for
+    the track protocol.
     """
     names = ok[["artist", "track"]].map(lambda name: re.sub(r"\W+", " ", name).strip().casefold())
     known = ok[(names != "").all(axis=1) & (ok["track"] != ok["path"])]
@@ -147,10 +144,7 @@ def named(clips: pd.DataFrame) -> pd.DataFrame:
 
 
 def left_out(clips: pd.DataFrame) -> dict[str, str]:
-    """Protocols that cannot be made of a clip table, and why: ``{"artist": "artists unknown"}``.
-
-    Nor can the oracle of such a name be asked. Where some clips have it, see `groups`.
-    """
+    """Protocols, and oracles, that a table does not allow: ``{"artist": "artists unknown"}``."""
     nowhere = named(clips).isna().all()
     return {level: f"{level}s unknown" for level in nowhere.index[nowhere]}
 
@@ -214,9 +208,8 @@ def make_splits(
     (`find_duplicates`) stay in one fold under every protocol.
 
     The columns are `COLUMNS`: ``group`` is the number of the clips that stay together, duplicates
-    included, ``fold`` 0 to ``n_folds - 1``. UsageError: a protocol that is unknown, `left_out` or
-    not there at all, fewer than two folds or genres, a negative seed, or too few clips or groups
-    of a genre; what it advises then was tried.
+    included, ``fold`` 0 to ``n_folds - 1``. UsageError: protocols unknown, `left_out` or none, under
+    two folds or genres, a negative seed, too few clips or groups (its advice was tried).
     """
     wrong = [name for name in protocols if name not in PROTOCOLS]
     if wrong or not protocols:
@@ -289,8 +282,7 @@ def _drawn(genre: pd.Series, group: pd.Series, protocol: str, n_folds: int, seed
 def shared_groups(clips: pd.DataFrame, splits: pd.DataFrame) -> pd.DataFrame:
     """Share of test clips whose track, album or artist also has clips in the training folds.
 
-    The columns are protocol, group ("track", "album", "artist"; not those that are unknown) and
-    share (0..1).
+    The columns are protocol, group ("track", "album", "artist" where known) and share (0..1).
     """
     rows, levels = (
         [],
@@ -309,8 +301,7 @@ def use_split(path: str | Path, clips: pd.DataFrame) -> tuple[pd.DataFrame, pd.D
 
     Returns a copy of the clip table in which usable clips that the file does not name are refused,
     and the file's table (see `make_splits`) without protocols that are `left_out` here. UsageError:
-    no such file, or nothing is left of it. GenreUtilsError: it is no such table, or does not fit:
-    a clip is not there, not usable here, or of another genre.
+    no file, nothing left. GenreUtilsError: no such table, a clip unusable or of another genre.
     """
     path = Path(path)
     if not path.is_file():
