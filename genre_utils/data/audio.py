@@ -32,8 +32,8 @@ SOUND = (".aac", ".aif", ".aifc", ".aiff", ".au", ".caf", ".flac", ".m4a", ".m4b
 SOUND += (".mp4", ".oga", ".ogg", ".opus", ".snd", ".w64", ".wav", ".webm", ".wma")
 # Of ffmpeg's formats those that hold sound themselves: no playlist, which names other files.
 FORMATS = "aac,aiff,asf,au,caf,flac,matroska,mov,mp3,ogg,w64,wav"
-FFMPEG = {"format_whitelist": FORMATS, "ignore_length": "1"}  # wav's: it is asked if that is wrong
-FFMPEG = {"options": FFMPEG, "metadata_errors": "replace"}
+OPTIONS = {"format_whitelist": FORMATS, "ignore_length": "1"}  # wav's: it is asked if that is wrong
+FFMPEG = {"options": OPTIONS, "metadata_errors": "replace"}
 SLOPPY = 256  # bytes that a size may be too large, where a writer counted the header
 SLACK = 0.04  # seconds that may lack: a frame of mp3 at 16 kHz
 LOOSE = 0.25  # the same where times are rounded, or count an encoder's delay
@@ -327,7 +327,7 @@ def cut(
     (``fill="repeat"``, our reading of "concatenate") or followed by silence (``"zeros"``).
 
     ``y`` is [n] at 16 kHz, the result float32 [duration * 16000]. ValueError: less than
-    ``min_duration`` (s) is left, or silence (a constant is), as its text says. UsageError: ``fill``.
+    ``min_duration`` (s) is left, or silence (a constant is); its text says. UsageError: ``fill``.
     """
     n, y = round(duration * SAMPLE_RATE), y[round(offset * SAMPLE_RATE) :]
     if len(y) < min_duration * SAMPLE_RATE:

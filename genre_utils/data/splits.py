@@ -208,7 +208,7 @@ def make_splits(
     (`find_duplicates`) stay in one fold under every protocol.
 
     The columns are `COLUMNS`: ``group`` is the number of the clips that stay together, duplicates
-    included, ``fold`` 0 to ``n_folds - 1``. UsageError: protocols unknown, `left_out` or none, under
+    included, ``fold`` 0 to ``n_folds - 1``. UsageError: protocols unknown, `left_out`, none; under
     two folds or genres, a negative seed, too few clips or groups (its advice was tried).
     """
     wrong = [name for name in protocols if name not in PROTOCOLS]
