@@ -1,7 +1,7 @@
 """From a sound file to the paper's waveform: mono, 16 kHz, 20 s, peak 1 (section 2.1).
 
-One reader for data sets, predictions and notebooks. What a header says is a claim: files are read
-block by block, and one is used where its sound was heard to the end, or else refused.
+What a header says is a claim: files are read block by block, and one is used where its sound was
+heard to the end, or else refused.
 """
 
 import io
@@ -31,8 +31,9 @@ LOUDEST = 1e10  # more than 32-bit integers that were written as floats
 SOUND = (".aac", ".aif", ".aifc", ".aiff", ".au", ".caf", ".flac", ".m4a", ".m4b", ".mp2", ".mp3")
 SOUND += (".mp4", ".oga", ".ogg", ".opus", ".snd", ".w64", ".wav", ".webm", ".wma")
 # Of ffmpeg's formats those that hold sound themselves: no playlist, which names other files.
-FFMPEG = {"format_whitelist": "aac,aiff,asf,au,caf,flac,matroska,mov,mp3,ogg,w64,wav"}
-FFMPEG |= {"ignore_length": "1"}  # of wav: a wrong one is why it is asked
+FORMATS = "aac,aiff,asf,au,caf,flac,matroska,mov,mp3,ogg,w64,wav"
+OPTIONS = {"format_whitelist": FORMATS, "ignore_length": "1"}  # wav's: it is asked if that is wrong
+FFMPEG = {"options": OPTIONS, "metadata_errors": "replace"}
 SLOPPY = 256  # bytes that a size may be too large, where a writer counted the header
 SLACK = 0.04  # seconds that may lack: a frame of mp3 at 16 kHz
 LOOSE = 0.25  # the same where times are rounded, or count an encoder's delay
@@ -86,14 +87,13 @@ def _listen(path: str | Path, use: Callable[[Callable[[], Blocks]], T]) -> T:
     path = Path(path)
     with _reasons(path):
         if path.exists() and not path.is_file():  # opening a pipe would wait for ever
-            kind = "Is a directory" if path.is_dir() else "not a regular file"
-            raise AudioError(path, f"cannot be read: {kind}")
+            raise OSError("Is a directory" if path.is_dir() else "not a regular file")
         if not path.stat().st_size:
             raise AudioError(path, "empty file")
     try:
         return use(lambda: _checked(path, _libsndfile(path)))
     except _DoubtError as error:
-        doubt = error
+        doubt = str(error)
     return use(lambda: _checked(path, _batches(_ffmpeg(path, doubt))))
 
 
@@ -164,7 +164,10 @@ def _libsndfile(path: Path) -> Blocks:
             claimed = seconds * int(claim) / max(1, int(true)) if true else int(claim) / rate
             _all_there(path, seconds, claimed, 0)
     if re.search("end-of-stream|junk after", log, re.I):  # of ogg; tags behind the end are junk
-        ended, n = _last_page(path)
+        with path.open("rb") as raw:  # its last page: the number of samples so far; marked as last?
+            raw.seek(max(0, size - 2**17))
+            page = raw.read().rpartition(b"OggS")[2]
+        n, ended = int.from_bytes(page[2:10], "little", signed=True), page[1:2] >= b"\4"
         _all_there(path, seconds, n / (48000 if file.subtype == "OPUS" else rate))
         log += "" if ended else "reports a hole"
     if "reports a hole" in log:
@@ -176,14 +179,6 @@ def _libsndfile(path: Path) -> Blocks:
 def _all_there(path: Path, seconds: float, claim: float, slack: float = SLACK) -> None:
     if claim > seconds + slack:
         raise AudioError(path, f"cut off or damaged: {seconds:.2f} s of {claim:.2f} s are there")
-
-
-def _last_page(path: Path) -> tuple[bool, int]:
-    """Whether the last page of an Ogg file is marked as such, and its number of samples so far."""
-    with path.open("rb") as file:
-        file.seek(-min(2**17, file.seek(0, io.SEEK_END)), io.SEEK_END)
-        page = file.read().rpartition(b"OggS")[2]
-    return page[1:2] >= b"\4", int.from_bytes(page[2:10], "little", signed=True)
 
 
 def _head(path: Path) -> tuple[int, bytes]:
@@ -221,26 +216,21 @@ def _rest(path: Path, end: int, seconds: float, *, chunks: bool = False) -> int:
     """
     with path.open("rb") as file:
         left = file.seek(0, io.SEEK_END) - file.seek(end)
-        if left <= 0 or (seconds and left * seconds <= TAIL * end):
-            return 0
         head = file.read(64)
         chunk = chunks and re.match(rb"(?!RIFF|FORM|caff|\.snd)[ -~]{4}", head)
         sizes = [int.from_bytes(head[4:8], order) for order in ("little", "big")]
-        if TAG.match(head) or (chunk and min(sizes) <= left):
+        few = left <= 0 or (seconds and left * seconds <= TAIL * end)
+        if few or TAG.match(head) or (chunk and min(sizes) <= left):
             return 0
-        parts = iter(lambda: file.read(2**16), b"")
-        padding = not head.strip(head[:1]) and all(not part.strip(head[:1]) for part in parts)
-    return 0 if padding else left
+        parts = chain([head], iter(lambda: file.read(2**16), b""))
+        return left if any(part.strip(head[:1]) for part in parts) else 0
 
 
-def _ffmpeg(path: Path, doubt: _DoubtError) -> Iterator[av.AudioFrame]:
+def _ffmpeg(path: Path, doubt: str) -> Iterator[av.AudioFrame]:
     """Decode with ffmpeg; refuse holes, damage, and less than the file claims."""
     seconds, claim, slack, end, due, name = 0.0, 0.0, SLACK, 0, None, ""
     try:
-        with (
-            path.open("rb") as file,
-            av.open(file, metadata_errors="replace", options=FFMPEG) as container,
-        ):
+        with path.open("rb") as file, av.open(file, **FFMPEG) as container:
             if not container.streams.audio:
                 raise AudioError(path, "cannot be decoded: no sound in it")
             sound = container.streams.audio[0]
@@ -254,11 +244,11 @@ def _ffmpeg(path: Path, doubt: _DoubtError) -> Iterator[av.AudioFrame]:
                 claim = container.duration / av.time_base
             for packet in container.demux(sound):
                 for frame in packet.decode():
+                    length = frame.samples / frame.sample_rate
                     at = due if frame.pts is None else float(frame.pts * frame.time_base)
                     if due is not None and at > due + slack:
                         raise AudioError(path, f"damaged: a hole after {seconds:.1f} s")
-                    due = (at or 0.0) + frame.samples / frame.sample_rate
-                    seconds += frame.samples / frame.sample_rate
+                    due, seconds = (at or 0.0) + length, seconds + length
                     yield frame
                 end = max(end, (packet.pos or 0) + packet.size)
     except AudioError:
@@ -305,12 +295,11 @@ def _resampled(blocks: Blocks) -> Iterator[np.ndarray]:
 
 def _first(blocks: Blocks, duration: float | None) -> np.ndarray:
     """First ``duration`` seconds (None: all) at 16 kHz, float32 [n]; no further blocks are read."""
-    wanted = None if duration is None else round(duration * SAMPLE_RATE)
+    wanted = round((LONGEST + 1 if duration is None else duration) * SAMPLE_RATE)
     parts, n = [], 0
     for part in _resampled(blocks):
         parts.append(part)
-        n += len(part)
-        if wanted is not None and n >= wanted:
+        if (n := n + len(part)) >= wanted:
             break
     return np.concatenate(parts)[:wanted]
 
@@ -338,15 +327,12 @@ def cut(
     (``fill="repeat"``, our reading of "concatenate") or followed by silence (``"zeros"``).
 
     ``y`` is [n] at 16 kHz, the result float32 [duration * 16000]. ValueError: less than
-    ``min_duration`` (s) is left, or silence (as a constant is); the text is the reason. UsageError:
-    unknown ``fill``.
+    ``min_duration`` (s) is left, or silence (a constant is); its text says. UsageError: ``fill``.
     """
     n, y = round(duration * SAMPLE_RATE), y[round(offset * SAMPLE_RATE) :]
     if len(y) < min_duration * SAMPLE_RATE:
-        after = f" after {offset:g} s" if offset else ""
-        raise ValueError(
-            f"too short: {len(y) / SAMPLE_RATE:.1f} s{after}, {min_duration:g} s needed"
-        )
+        left = f"{len(y) / SAMPLE_RATE:.1f} s" + f" after {offset:g} s" * bool(offset)
+        raise ValueError(f"too short: {left}, {min_duration:g} s needed")
     if fill == "repeat":
         y = np.resize(y, n) if len(y) < n else y[:n]
     elif fill == "zeros":
@@ -376,20 +362,11 @@ def load_clip(
 
 
 def check(path: str | Path) -> tuple[float, str]:
-    """Tell whether a file can be used: the seconds heard (NaN: none), and "ok" or why not.
-
-    All of it is decoded; the beginning, which `cut` takes, is kept.
-    """
+    """Decode all of a file: the seconds heard (NaN: none), and "ok" or why it cannot be used."""
 
     def use(decode: Callable[[], Blocks]) -> tuple[float, np.ndarray]:
-        heard: Counter[int] = Counter()  # samples of each rate
-
-        def counted() -> Blocks:
-            for rate, y in decode():
-                heard[rate] += len(y)
-                yield rate, y
-
-        blocks = counted()
+        heard: Counter[int] = Counter()  # samples of each rate; its update returns None
+        blocks = (heard.update({rate: len(y)}) or (rate, y) for rate, y in decode())
         start = _first(blocks, paper.AUDIO["duration"])
         deque(blocks, 0)
         return sum(n / rate for rate, n in heard.items()), start
@@ -409,29 +386,26 @@ def windows(path: str | Path) -> Iterator[tuple[float, np.ndarray]]:
     """Cut a file into windows as long as the training clips, with about a minute in memory.
 
     Windows start every `HOP` seconds; one more ends with the file, so that all of it is heard.
-    A file that is shorter than a window is one window. Yields each window's start (s) and sound:
-    one channel at 16 kHz, not scaled, float32, of 20 s or (a shorter file) less. AudioError as
-    from `decode`, also in the middle of the file.
+    Yields each window's start (s) and sound: one channel at 16 kHz, not scaled, float32, of 20 s or
+    (all of a shorter file) less. AudioError as from `decode`, also in the middle of the file.
     """
+
+    def heard(blocks: Callable[[], Blocks]) -> Callable[[], Blocks]:
+        deque(blocks(), 0)  # all of it, before any is used
+        return blocks
+
     size, step = round(paper.AUDIO["duration"] * SAMPLE_RATE), round(HOP * SAMPLE_RATE)
     kept, start = np.empty(0, np.float32), 0  # start: of what is kept; kept: what is still needed
     following = 0  # start of the next window
-    for part in _resampled(_listen(path, _heard)()):
+    for part in _resampled(_listen(path, heard)()):
         kept = np.concatenate([kept, part])
-        while following + size <= start + len(kept):
-            at = following - start
-            yield following / SAMPLE_RATE, kept[at : at + size]
-            following += step
+        end = start + len(kept)
+        for at in range(following, end - size + 1, step):
+            yield at / SAMPLE_RATE, kept[at - start : at - start + size]
+            following = at + step
         # The next window begins before the last full one ends; that end may be the file's.
-        drop = max(0, min(following - step, start + len(kept) - size) - start)
+        drop = max(0, min(following - step, end - size) - start)
         kept, start = kept[drop:], start + drop
-    end = start + len(kept)
     last = max(0, end - size)
     if following == 0 or last > following - step:
         yield last / SAMPLE_RATE, kept[last - start :]
-
-
-def _heard(decode: Callable[[], Blocks]) -> Callable[[], Blocks]:
-    """Hear all of a file before any of it is used."""
-    deque(decode(), 0)
-    return decode

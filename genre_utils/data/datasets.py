@@ -50,8 +50,6 @@ DEMO = Dataset(
     load=load_demo,
     synthetic=True,
 )
-
-
 GTZAN_GENRES = ("blues", "classical", "country", "disco", "hiphop")
 GTZAN_GENRES += ("jazz", "metal", "pop", "reggae", "rock")
 GTZAN_URLS = (
@@ -135,44 +133,41 @@ def load_folder(folder: Path) -> tuple[pd.DataFrame, dict]:
 def load_csv(folder: Path, *, manifest: str = "") -> tuple[pd.DataFrame, dict]:
     """Read a manifest: path and genre, and where there are such columns artist, album, track.
 
-    ``manifest`` names the file in the folder (see `inputs.read_rows`); empty: the one table there
-    that has both columns. Paths are relative to the folder. Where there is a column ``albumartist``
-    that names somebody, that is the artist.
+    ``manifest`` is a file in the folder (see `inputs.read_rows`); "": the one table there with both
+    columns. Paths are relative to the folder. A column ``albumartist`` goes before ``artist``.
     """
-    path = folder / manifest if manifest else _only_manifest(folder)
+    path = folder / manifest
+    if not manifest:
+        manifests, others = [], []
+        for path in sorted([*folder.glob("*.csv"), *folder.glob("*.tsv")]):
+            try:
+                inputs.read_rows(path, ("path", "genre"))
+                manifests.append(path)
+            except GenreUtilsError as error:
+                others.append(str(error))
+        if len(manifests) != 1:
+            names = ", ".join(path.name for path in manifests) or "none"
+            why = f" ({others[0]})" if others and not manifests else ""
+            raise UsageError(
+                f"{folder}: one .csv or .tsv with the columns path and genre is needed, found "
+                f"{names}{why}; name the file itself as --data-dir"
+            )
+        (path,) = manifests
     rows, how = inputs.read_rows(path, ("path", "genre"), (*LABELS, "albumartist"))
     text = rows.reindex(columns=["path", "albumartist", *LABELS], fill_value="")
     text = text.map(lambda field: shown(field.strip()))
     who = map(inputs.somebody, text["albumartist"], text["artist"])
     where = [inputs.below_folder(folder, p) if p else "" for p in text["path"]]
-    clips = text.assign(artist=list(who), path=where, status="ok").astype(str)
-    clips.loc[clips["path"] == "", "status"] = "no path"
-    clips["status"] = rows["fault"].where(rows["fault"] != "", clips["status"])
+    clips = text.assign(artist=list(who), path=where, status=rows["fault"]).astype(str)
     clips["track"] = clips["track"].where(clips["track"] != "", clips["path"])
+    why = clips["path"].map(lambda path: "ok" if path else "no path")
+    clips["status"] = clips["status"].where(clips["status"] != "", why)
     again = (clips["path"] == "") | clips["path"].duplicated()
     line = clips["path"].str.cat("line " + clips.index.astype(str), sep=" ").str.strip()
     clips = clips.assign(clip_id=clips["path"].where(~again, line), start_s=float("nan"))
     unknown = sorted(set(rows) - {*text, "fault"})
     report = {"manifest": path.name, "rows": len(rows), "columns_not_used": unknown, **how}
     return clips.reset_index(drop=True), report
-
-
-def _only_manifest(folder: Path) -> Path:
-    manifests, others = [], []
-    for path in sorted([*folder.glob("*.csv"), *folder.glob("*.tsv")]):
-        try:
-            inputs.read_rows(path, ("path", "genre"))
-            manifests.append(path)
-        except GenreUtilsError as error:
-            others.append(str(error))
-    if len(manifests) != 1:
-        names = ", ".join(path.name for path in manifests) or "none"
-        why = f" ({others[0]})" if others and not manifests else ""
-        raise UsageError(
-            f"{folder}: one .csv or .tsv with the columns path and genre is needed, found {names}"
-            f"{why}; name the file itself as --data-dir"
-        )
-    return manifests[0]
 
 
 FOLDER = Dataset(
@@ -211,8 +206,8 @@ def download(name: str, folder: Path, mirror: str = "") -> Iterator[str]:
 def data_folder(name: str, data_dir: str | Path | None = None, *, jobs: int = 1) -> Path:
     """Folder of a data set's files; the demo corpus is made there on first use.
 
-    Without ``data_dir`` the demo corpus lies in the cache; UsageError for any other set. For a
-    manifest it may be the file; its folder is returned.
+    Without ``data_dir`` it lies in the cache; UsageError for any other set. Of a manifest's file
+    the folder is returned.
     """
     dataset = get(name)
     folder = Path(data_dir or cache_dir() / "data" / name)
@@ -234,9 +229,8 @@ def read_table(
 ) -> tuple[Dataset, Path, pd.DataFrame, dict]:
     """Read a data set: itself, the folder of its paths, clips with unchecked audio, counts.
 
-    The clips have all `COLUMNS`. A path that leaves the folder is refused, and of two rows of one
-    file the second, or both where their genres differ; the counts name these as ``rows_refused``.
-    Spellings of one genre or artist are made one, ``merged``.
+    The clips have all `COLUMNS`. A path out of the folder is refused, and of two rows of a file the
+    second, or both if their genres differ: ``rows_refused``. Spellings of a name are ``merged``.
     """
     dataset = get(name)
     if unknown := sorted(set(options) - set(dataset.options)):
@@ -251,16 +245,14 @@ def read_table(
     clips["artist"] = clips["artist"].map(inputs.somebody)
     for field in ("genre", "artist"):
         clips[field], merged[field] = inputs.merge(clips[field])
-    readable = clips["path"] != ""
     clips.loc[(clips["genre"] == "") & (clips["status"] == "ok"), "status"] = "no genre"
-    outside = readable & clips["path"].map(inputs.leaves).astype(bool)
-    clips.loc[outside, "status"] = OUTSIDE
+    clips.loc[clips["path"].map(inputs.leaves).astype(bool), "status"] = OUTSIDE
     ok = clips[clips["status"] == "ok"]
     file = ok["path"].map(lambda path: os.path.realpath(located(folder, path)))
     torn = ok["genre"].groupby(file).transform("nunique") > 1
     clips.loc[ok.index[file.duplicated()], "status"] = TWICE
     clips.loc[ok.index[torn], "status"] = TWO_GENRES
-    refused = clips[~readable | clips["status"].isin((TWICE, TWO_GENRES))]
+    refused = clips[(clips["path"] == "") | clips["status"].isin((TWICE, TWO_GENRES))]
     rows_refused = dict(zip(refused["clip_id"], refused["status"], strict=True))
     return dataset, folder, clips, report | {"rows_refused": rows_refused, "merged": merged}
 
@@ -274,9 +266,8 @@ def remarks(report: dict) -> list[str]:
         "damaged tags, used without": report.get("tags_unreadable", []),
     }
     for field, spellings in report["merged"].items():
-        lines[f"spellings of one {field}"] = [
-            f"{old!r} is {new!r}" for old, new in spellings.items()
-        ]
+        said = [f"{old!r} is {new!r}" for old, new in spellings.items()]
+        lines[f"spellings of one {field}"] = said
     more = {what: f" and {len(some) - 5} more" * (len(some) > 5) for what, some in lines.items()}
     return [f"{what}: {', '.join(s[:5])}{more[what]}" for what, s in lines.items() if any(s)]
 
@@ -292,28 +283,24 @@ def load_clips(
 ) -> tuple[pd.DataFrame, dict]:
     """Read a data set and check the audio of each clip that is to be used.
 
-    ``data_dir`` is as in `data_folder`, ``jobs`` files are checked at a time, ``options`` are the
-    data set's own (`Dataset.options`). At most ``max_per_genre`` clips of each genre are used (549:
-    the authors' poster; 0: all), chosen by `spread` with ``seed``; a genre that has fewer
-    keeps what it has, and is reported.
+    ``data_dir`` is as in `data_folder`, ``jobs`` files are checked at a time, ``options`` are
+    `Dataset.options`. At most ``max_per_genre`` clips of each genre are used (549: the authors'
+    poster; 0: all), chosen by `spread` with ``seed``; a genre with fewer is reported.
 
     Returns the clips, with the columns `COLUMNS` and sorted by clip_id (``duration_s`` is what
-    could be decoded, NaN where nothing was), and JSON-able counts: the loader's own, and what
-    became of the rows. UsageError: an unknown name or option, or a value that makes no sense.
-    GenreUtilsError: files are missing or damaged, or no clip can be used.
+    could be decoded, or NaN), and JSON-able counts: the loader's own, and what became of the rows.
+    UsageError: an unknown name or option, a senseless value. GenreUtilsError: missing or damaged
+    files, or no usable clip.
     """
     if max_per_genre < 0:
         raise UsageError(f"max_per_genre={max_per_genre}: at least 1, or 0 for all clips")
     dataset, folder, clips, loaded = read_table(name, data_dir, jobs=jobs, **options)
     audio_refused = check_audio(clips, folder, most=max_per_genre, seed=seed, jobs=jobs)
-    if not (clips["status"] == "ok").any():
-        raise GenreUtilsError(
-            f"{folder}: none of {len(clips)} clips can be used"
-            + (f"; first: {clips['path'].iloc[0]}: {clips['status'].iloc[0]}" if len(clips) else "")
-        )
-    refused = clips.loc[clips["status"] != "ok", "status"]
-    sizes = _sizes(clips)
-    used = set(clips.loc[clips["status"] == "ok", "path"])
+    refused, sizes = clips.loc[clips["status"] != "ok", "status"], _sizes(clips)
+    if len(refused) == len(clips):
+        first = "".join(f"; first: {clips['path'][i]}: {refused[i]}" for i in refused.index[:1])
+        raise GenreUtilsError(f"{folder}: none of {len(clips)} clips can be used{first}")
+    used = set(clips["path"].drop(refused.index))
     damaged = [path for path in loaded.get("tags_unreadable", ()) if path in used]
     return clips, {
         "dataset": name,
@@ -339,9 +326,8 @@ def _sizes(clips: pd.DataFrame) -> pd.DataFrame:
 def spread(clips: pd.DataFrame, seed: int = 0) -> pd.Series:
     """Rank the clips of each genre, from 0, so that the first N are spread over its artists.
 
-    Turns go round the artists, within an artist round the albums, within an album round the
-    tracks. Chance decides who is first, by SHA-256 of seed and name: the same on every machine,
-    and unmoved by what else is in the table.
+    Turns go round the artists, then their albums, then the tracks. Who is first, SHA-256 of seed
+    and name decides: the same on every machine, and unmoved by what else is in the table.
     """
     levels = [*LABELS, "clip_id"]
     rank = pd.Series(0, index=clips.index)
@@ -390,22 +376,21 @@ def check_files(paths: Sequence[Path], jobs: int) -> list[tuple[float, str]]:
     todo = list(new)
     for part in (todo[i : i + SAVE_EVERY] for i in range(0, len(todo), SAVE_EVERY)):
         # In processes: decoding redirects descriptor 2, which all threads of a process share.
-        results = _checked([new[key] for key in part], jobs)
-        kept |= dict(zip(part, results, strict=True))
+        kept |= zip(part, _checked([new[key] for key in part], jobs), strict=True)
         with suppress(GenreUtilsError):  # where nothing can be kept, they are checked each time
             write_json(store, kept)
-    pairs = zip(digests, paths, strict=True)
     return [
         kept[key] if key else (math.nan, inputs.unreadable(path) or "cannot be read")
-        for key, path in pairs
+        for key, path in zip(digests, paths, strict=True)
     ]
 
 
 def _checked(paths: list[Path], jobs: int) -> list[tuple[float, str]]:
     """Check files; one whose decoder ends the worker process is found by halving, and refused."""
     try:
-        tasks = [(path,) for path in paths]
-        return each(audio.check, tasks, jobs=jobs, desc="audio check", unit="file")
+        return each(
+            audio.check, [(path,) for path in paths], jobs=jobs, desc="audio check", unit="file"
+        )
     except GenreUtilsError:
         if len(paths) < 2:
             return [(math.nan, "cannot be decoded: it ends the decoder's process")] * len(paths)
@@ -438,16 +423,12 @@ def leave_out_small_genres(clips: pd.DataFrame, n_folds: int, min_artists: int) 
     A genre needs at least ``n_folds`` usable clips and ``min_artists`` artists. Where no artist
     at all is known (GTZAN), artists are not asked for: artist-wise folds are then impossible.
     """
-    sizes = _sizes(clips)
-    if not sizes["artists"].any():
-        min_artists = 0
-    reasons = {}
-    for genre, n, artists in sizes.itertuples():
-        if n < n_folds:
-            reasons[genre] = f"genre left out: {n} clip{'s' * (n > 1)}, {n_folds} needed"
-        elif artists < min_artists:
-            count = f"{artists} artist{'s' * (artists != 1)}"
-            reasons[genre] = f"genre left out: {count}, {min_artists} needed"
+    sizes, reasons = _sizes(clips), {}
+    needed = {"clips": n_folds, "artists": min_artists * sizes["artists"].any()}
+    for what, least in reversed(needed.items()):  # the clips have the last word
+        for genre, n in sizes.loc[sizes[what] < least, what].items():
+            unit = what.removesuffix("s" * (n == 1))
+            reasons[genre] = f"genre left out: {n} {unit}, {least} needed"
     reason = clips["genre"].map(reasons).where(clips["status"] == "ok")
     return clips.assign(status=reason.fillna(clips["status"]))
 
@@ -455,17 +436,16 @@ def leave_out_small_genres(clips: pd.DataFrame, n_folds: int, min_artists: int) 
 def validate(name: str, data_dir: str | Path | None = None, *, jobs: int = 1) -> dict:
     """Decode every file of a data set, whatever its label, and compare the tables' checksums.
 
-    JSON-able: ``clips`` is the number of rows; each of `FAULTS` has its files and the reason, and
-    so has ``known_bad``, files that are faulty in the release itself; ``notes`` name tables of
-    another version; ``ok``: no other fault.
+    JSON-able: ``clips`` is the number of rows; each of `FAULTS`, and ``known_bad`` (faulty in the
+    release itself), has its files and why; ``notes``: tables of another version; ``ok``: no fault.
     """
     dataset, folder, clips, report = read_table(name, data_dir, jobs=jobs)
     faults: dict[str, dict[str, str]] = {kind: {} for kind in (*FAULTS, "known_bad")}
     faults["row"] = report["rows_refused"]
-    n_clips, clips = len(clips), clips[~clips["clip_id"].isin(faults["row"])]
-    inside = clips["status"] != OUTSIDE
-    faults["outside"] = dict.fromkeys(clips.loc[~inside, "path"], OUTSIDE)
-    paths = clips.loc[inside, "path"].tolist()
+    whole = clips[~clips["clip_id"].isin(faults["row"])]
+    inside = whole["status"] != OUTSIDE
+    faults["outside"] = dict.fromkeys(whole.loc[~inside, "path"], OUTSIDE)
+    paths = whole.loc[inside, "path"].tolist()
     found = [located(folder, path) for path in paths]
     for path, file, (duration, status) in zip(paths, found, check_files(found, jobs), strict=True):
         if status == "ok":
@@ -479,19 +459,19 @@ def validate(name: str, data_dir: str | Path | None = None, *, jobs: int = 1) ->
         else:
             kind = "silent" if status == "silent" else "too_short"
         faults[kind][path] = status
+    released = {folder / t.name: t.md5 for t in getattr(dataset.release, "tables", ())}
     tables = [
-        table.name
-        for table in (dataset.release.tables if dataset.release else ())
-        if (folder / table.name).is_file()
-        and pooch.file_hash(str(folder / table.name), alg="md5") != table.md5
+        path.name
+        for path, md5 in released.items()
+        if path.is_file() and pooch.file_hash(str(path), alg="md5") != md5
     ]
     notes = [f"{table} is not the release's: an excerpt or another version" for table in tables]
-    if notes and n_clips >= dataset.release.n_audio:
+    if notes and len(clips) >= dataset.release.n_audio:
         faults["wrong_checksum"], notes = dict.fromkeys(tables, "not as released"), []
     return {
         "dataset": name,
         "folder": str(folder),
-        "clips": n_clips,
+        "clips": len(clips),
         **faults,
         "notes": notes + remarks(report | {"rows_refused": {}}),
         "ok": not any(faults[kind] for kind in FAULTS),

@@ -1,7 +1,6 @@
 """What people have on disk: folders of sound files, their tags, tables, and names of all kinds.
 
-Nothing is lost unsaid: each entry of a folder and each row of a table is used, refused with the
-reason, or counted as passed over.
+Each entry of a folder and each row of a table is used, refused with the reason, or counted.
 """
 
 import csv
@@ -47,8 +46,7 @@ INFO = {b"IART": "artist", b"IPRD": "album", b"INAM": "title"}
 def sound_files(places: Iterable[str | Path]) -> tuple[dict[Path, str], Counter]:
     """List the files that were asked for: path -> "", or why nothing can be read there.
 
-    A place is a file of any name, or a folder: see `below`, also for what is counted beside.
-    `UsageError` where there is no file at all.
+    A place is a file of any name, or a folder: see `below`, also for the counts. UsageError: none.
     """
     found: dict[Path, str] = {}
     passed: Counter = Counter()
@@ -68,8 +66,8 @@ def sound_files(places: Iterable[str | Path]) -> tuple[dict[Path, str], Counter]
 def below(folder: Path) -> tuple[dict[Path, str], Counter]:
     """List a folder's files that are called like sound; count by kind what is passed over.
 
-    The files are in order, path -> "" or why it cannot be read, which folders may be too. Links
-    are followed; a folder is searched once, whatever leads to it. Hidden files are passed over.
+    In order, path -> "" or why it, or a folder, cannot be read. Links are followed; a folder is
+    searched once, whatever leads to it. Hidden files are passed over.
     """
     found: dict[Path, str] = {}
     passed, seen, todo = Counter(), set(), deque([folder])
@@ -94,7 +92,7 @@ def below(folder: Path) -> tuple[dict[Path, str], Counter]:
                 found[path] = why
             else:
                 passed[kind or "without suffix"] += 1
-    return {path: found[path] for path in sorted(found)}, passed
+    return dict(sorted(found.items())), passed
 
 
 def unreadable(path: Path) -> str:
@@ -125,7 +123,12 @@ def tags(path: Path) -> dict[str, str] | None:
     found: dict[str, str] = {}
     try:
         if path.suffix.lower() == ".wav":
-            found = _info(path)
+            with path.open("rb") as file:  # it stands before the sound or behind it
+                content = file.read(2**16)
+                file.seek(max(file.tell(), path.stat().st_size - 2**16))
+                _, _, chunk = (content + file.read()).partition(b"INFO")
+            pairs = re.findall(rb"(IART|IPRD|INAM)....([^\0]+)", chunk, re.DOTALL)
+            found = {INFO[key]: shown(text) for key, text in pairs}
         known = getattr(mutagen.File(path, easy=True), "tags", None) or {}
         for key in known.keys():  # noqa: SIM118 (some formats' tags iterate over pairs)
             if field := TAGS.get(key.lower().replace(" ", "")):
@@ -137,34 +140,19 @@ def tags(path: Path) -> dict[str, str] | None:
     return {"artist": who, "album": album, "track": track}
 
 
-def _info(path: Path) -> dict[str, str]:
-    with path.open("rb") as file:  # it stands before the sound or behind it
-        content = file.read(2**16)
-        file.seek(max(file.tell(), path.stat().st_size - 2**16))
-        _, _, chunk = (content + file.read()).partition(b"INFO")
-    pairs = re.findall(rb"(IART|IPRD|INAM)....([^\0]+)", chunk, re.DOTALL)
-    return {INFO[key]: shown(text) for key, text in pairs}
-
-
 def clean(name: str) -> str:
     """Return a name as it is shown: accents composed, single blanks, nothing that is not seen."""
     return " ".join(UNSEEN.sub("", unicodedata.normalize("NFC", name)).split())
 
 
 def same(name: str) -> str:
-    """Return the key that spellings of one name share, whatever their case, blanks and dashes.
-
-    Accents may be composed or not; what is not seen does not count.
-    """
+    """Return the key that spellings of a name share: case, blanks, dashes, the unseen are gone."""
     text = unicodedata.normalize("NFKC", clean(name).casefold())
     return BETWEEN.sub("", text) or text
 
 
 def somebody(*artists: str) -> str:
-    """Return the first artist's name, of "A feat. B" and "A; B" A; "" if all are nobody.
-
-    "Various Artists", "Unknown" and the like are nobody.
-    """
+    """Return the first artist who is not "Unknown" or the like, or ""; of "A feat. B", "A; B" A."""
     names = (FEATURING.sub("", clean(artist.split(";")[0])) for artist in artists)
     return next((name for name in names if name and not NOBODY.fullmatch(same(name))), "")
 
@@ -181,8 +169,7 @@ def merge(names: pd.Series) -> tuple[pd.Series, dict[str, str]]:
 def below_folder(folder: Path, written: str) -> str:
     """Return the path below ``folder`` that a table means; as it is written if it leads out.
 
-    Takes away ``./``, doubled slashes and the folder's own name in front, and turns Windows'
-    backslashes where no file has them in its name.
+    Without ``./``, ``//`` and the folder's own name; a backslash in no file's name is a slash.
     """
     for way in (written, written.replace("\\", "/")):
         path = PurePosixPath(posixpath.normpath(way))
@@ -223,10 +210,9 @@ def read_rows(
     told = re.match('"?sep=(.)', lines[0][1]) if lines else None
     lines = lines[bool(told) :]
     ours = {same(name): name for name in (*needed, *others)}
-    headers = {
-        sign: [ours.get(same(name), clean(name)) for name in _fields(lines[:1], sign)]
-        for sign in (told[1] if told else "") + SEPARATORS
-    }
+    headers = {}
+    for sign in (told[1] if told else "") + SEPARATORS:
+        headers[sign] = [ours.get(same(name), clean(name)) for name in _fields(lines[:1], sign)]
     sign, header = max(headers.items(), key=lambda h: (len({*needed} & {*h[1]}), len(h[1])))
     if absent := [name for name in needed if name not in header]:
         found = ", ".join(header)[:80] or "nothing"

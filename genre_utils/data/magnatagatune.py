@@ -45,28 +45,42 @@ def load(folder: Path, *, multi_genre: str = "first") -> tuple[pd.DataFrame, dic
     """Read the clip table and label it; return every row that has an ``mp3_path``, and counts.
 
     ``folder`` holds ``clip_info_final.csv``, one of `CATALOGUES`, and the clips in ``mp3/<0-f>/``
-    or ``<0-f>/``. An album with several genres gets the one that the catalogue lists first (the
-    order of rows in its table ``genres_albums``), or with ``multi_genre="single"`` its clips are
-    refused. ``status`` tells why a row has no genre of the paper: album not in the catalogue,
-    another genre (Hip Hop), several genres. GenreUtilsError: a file is missing, damaged, or not of
-    this layout.
+    or ``<0-f>/``. An album with several genres gets the catalogue's first (the order of rows in its
+    table ``genres_albums``), or with ``multi_genre="single"`` its clips are refused. ``status``
+    tells why a row has no genre of the paper: album not in the catalogue, another genre (Hip Hop),
+    several genres. GenreUtilsError: a file is missing, damaged, or not of this layout.
     """
     if multi_genre not in MULTI_GENRE:
         raise UsageError(f"multi_genre={multi_genre!r}: one of {', '.join(MULTI_GENRE)}")
-    rows, how = _read_clip_info(folder / CLIP_INFO)
-    info = rows[(rows["mp3_path"] != "") | (rows["fault"] != "")].reset_index(drop=True)
-    unfit = info["fault"] != ""
+    path = folder / CLIP_INFO
+    if not path.is_file():
+        raise GenreUtilsError(f"{path} is missing; {HOW_TO_GET}")
+    try:
+        rows, how = read_rows(path, INFO_COLUMNS)
+    except GenreUtilsError as error:
+        raise GenreUtilsError(f"{error}; {HOW_TO_GET}") from None
+    unfit = rows["fault"] != ""
+    rows.loc[unfit, "clip_id"] = "line " + rows.index[unfit].astype(str)
+    for clip_id in rows.loc[rows["clip_id"].duplicated(), "clip_id"]:
+        raise GenreUtilsError(f"{path}: clip_id {clip_id} stands there twice; {HOW_TO_GET}")
+    info = rows[(rows["mp3_path"] != "") | unfit].reset_index(drop=True)
     genres, catalogue = album_genres(folder)
     info["sku"] = info["url"].str.extract(r"/albums/([^/?#]+)/?\s*$", expand=False).fillna("")
-    labels = {sku: _label(genres.get(sku, ()), multi_genre) for sku in info["sku"].unique()}
+    names = info["sku"].map(lambda sku: genres.get(sku, ())).astype(object)
+    genre, number = names.str[0].fillna(""), names.str.len()
+    status = ("not a genre of the paper: " + genre).mask(genre.isin(GENRES), "ok")
+    if multi_genre == "single":
+        genre = genre.mask(number > 1, "")
+        status = status.mask(number > 1, "several genres: " + names.str.join(", "))
+    status = status.mask(number == 0, "no genre: album not in the catalogue")
     below = "mp3/" if (folder / "mp3").is_dir() else ""
     clips = info.rename(columns={"title": "track"}).assign(
         path=(below + info["mp3_path"]).where(info["mp3_path"] != "", ""),
-        genre=info["sku"].map(lambda sku: labels[sku][0]),
+        genre=genre,
         start_s=pd.to_numeric(info["segmentStart"], errors="coerce"),
-        status=info["fault"].where(unfit, info["sku"].map(lambda sku: labels[sku][1])),
+        status=info["fault"].mask(info["fault"] == "", status),
     )
-    clips_of = info.loc[~unfit, "sku"].value_counts().sort_index()
+    clips_of = info.loc[info["fault"] == "", "sku"].value_counts().sort_index()
     lost = [sku for sku in clips_of.index if not genres.get(sku)]
     several = [sku for sku in clips_of.index if len(genres.get(sku, ())) > 1]
     return clips, {
@@ -85,38 +99,12 @@ def load(folder: Path, *, multi_genre: str = "first") -> tuple[pd.DataFrame, dic
     }
 
 
-def _label(genres: tuple[str, ...], multi_genre: str) -> tuple[str, str]:
-    """Genre and status of one album's clips."""
-    if not genres:
-        return "", "no genre: album not in the catalogue"
-    if len(genres) > 1 and multi_genre == "single":
-        return "", f"several genres: {', '.join(genres)}"
-    if genres[0] not in GENRES:
-        return genres[0], f"not a genre of the paper: {genres[0]}"
-    return genres[0], "ok"
-
-
-def _read_clip_info(path: Path) -> tuple[pd.DataFrame, dict[str, str]]:
-    if not path.is_file():
-        raise GenreUtilsError(f"{path} is missing; {HOW_TO_GET}")
-    try:
-        rows, how = read_rows(path, INFO_COLUMNS)
-    except GenreUtilsError as error:
-        raise GenreUtilsError(f"{error}; {HOW_TO_GET}") from None
-    unfit = rows["fault"] != ""
-    rows.loc[unfit, "clip_id"] = "line " + rows.index[unfit].astype(str)
-    for clip_id in rows.loc[rows["clip_id"].duplicated(), "clip_id"]:
-        raise GenreUtilsError(f"{path}: clip_id {clip_id} stands there twice; {HOW_TO_GET}")
-    return rows.reset_index(drop=True), how
-
-
 def album_genres(folder: Path) -> tuple[dict[str, tuple[str, ...]], str]:
     """Genres of each album, ``{sku: (genre, ...)}``, in the catalogue's order, and its file's name.
 
-    The first of `CATALOGUES` there is read. It comes over plain HTTP, so it is not trusted: its
-    unpacked size is capped, a copy of the database is opened read-only, and only plain tables of
-    the known schema are read. GenreUtilsError: no catalogue, or one that is damaged, too large, or
-    of another schema.
+    The first of `CATALOGUES` there is read. It comes over plain HTTP and is not trusted: its
+    unpacked size is capped, a copy of the database opened read-only, and only plain tables of the
+    known schema read. GenreUtilsError: no catalogue, a damaged, too large or otherwise built one.
     """
     path = next((folder / name for name in CATALOGUES if (folder / name).is_file()), None)
     if path is None:
@@ -128,7 +116,7 @@ def album_genres(folder: Path) -> tuple[dict[str, tuple[str, ...]], str]:
         if len(content) > CATALOGUE_CAP:
             raise ValueError(f"over {CATALOGUE_CAP} bytes")
         genres: dict[str, tuple[str, ...]] = {}
-        for sku, names in read(content):
+        for sku, *names in (map(str.strip, row) for row in read(content)):
             genres[sku] = tuple(dict.fromkeys((*genres.get(sku, ()), *names)))
     except (sqlite3.Error, OSError, EOFError, zlib.error, csv.Error, ValueError) as error:
         why = str(error).splitlines()[0][:80]
@@ -138,7 +126,7 @@ def album_genres(folder: Path) -> tuple[dict[str, tuple[str, ...]], str]:
     return genres, path.name
 
 
-def _read_database(content: bytes) -> list[tuple[str, tuple[str, ...]]]:
+def _read_database(content: bytes) -> list[tuple[str, str]]:
     with TemporaryDirectory() as scratch:
         path = Path(scratch) / "catalogue.db"
         path.write_bytes(content)
@@ -149,45 +137,39 @@ def _read_database(content: bytes) -> list[tuple[str, tuple[str, ...]]]:
                 kind = base.execute("SELECT type FROM sqlite_master WHERE name = ?", (table,))
                 if kind.fetchone() != ("table",):
                     raise ValueError(f"no table {table}")
-                absent = columns - {row[1] for row in base.execute(f"PRAGMA table_info({table})")}
-                if absent:
+                there = {row[1] for row in base.execute(f"PRAGMA table_info({table})")}
+                if absent := columns - there:
                     raise ValueError(f"table {table} has no column {', '.join(sorted(absent))}")
-            return [
-                (sku.strip(), (name.strip(),))
-                for sku, name in base.execute(
-                    "SELECT albums.sku, genres.name FROM genres_albums AS link"
-                    " JOIN albums USING (album_id) JOIN genres USING (genre_id)"
-                    " WHERE typeof(albums.sku) = 'text' AND typeof(genres.name) = 'text'"
-                    " ORDER BY link.rowid"
-                )
-            ]
+            return base.execute(
+                "SELECT albums.sku, genres.name FROM genres_albums AS link"
+                " JOIN albums USING (album_id) JOIN genres USING (genre_id)"
+                " WHERE typeof(albums.sku) = 'text' AND typeof(genres.name) = 'text'"
+                " ORDER BY link.rowid"
+            ).fetchall()
 
 
-def _read_song_info(content: bytes) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Read ``albumsku`` and ``magnatunegenres``, a line at a time.
+def _read_song_info(content: bytes) -> Iterator[list[str]]:
+    """Read ``albumsku`` and ``magnatunegenres`` by lines, of which an album has one a song.
 
-    Quoting is broken in places; a line whose fields do not fit the header is passed over. Other
-    songs of the same album stand on lines of their own.
+    Quoting is broken in places; a line whose fields do not fit the header is passed over.
     """
-    header, *lines = content.decode(errors="replace").split("\n")
-    columns = next(csv.reader([header]), [])
-    if not {"albumsku", "magnatunegenres"} <= set(columns):
+    lines = content.decode(errors="replace").split("\n")
+    rows = (next(csv.reader([line]), []) for line in lines)
+    if not {"albumsku", "magnatunegenres"} <= set(header := next(rows)):
         raise ValueError("no column albumsku or magnatunegenres")
-    for line in lines:
-        fields = next(csv.reader([line]), [])
-        if len(fields) == len(columns):
-            row = dict(zip(columns, fields, strict=True))
-            names = (name.strip() for name in re.split("[,;]", row["magnatunegenres"]))
-            yield row["albumsku"].strip(), tuple(name for name in names if name)
+    for row in rows:
+        if len(row) == len(header):
+            song = dict(zip(header, row, strict=True))
+            names = re.split("[,;]", song["magnatunegenres"])
+            yield [song["albumsku"], *(name for name in names if name.strip())]
 
 
-def _part(number: int, first: int, size: int, md5: str) -> Remote:
-    """Describe a piece of mp3.zip; where only the whole is left, it is a range of that."""
-    name = f"mp3.zip.{number:03d}"
-    whole = f"{HUGGING_FACE}mp3.zip#bytes={first}-{first + size - 1}"
-    return Remote(name, (*(base + name for base in CITY), whole), size, md5)
-
-
+PIECES = (  # of mp3.zip: the first byte, their number, MD5
+    ("mp3.zip.001", 0, 1_100_000_000, "179c91c8c2a6e9b3da3d4e69d306fd3b"),
+    ("mp3.zip.002", 1_100_000_000, 1_100_000_000, "acf8265ff2e35c6ff22210e46457a824"),
+    ("mp3.zip.003", 2_200_000_000, 772_769_864, "582dc649cabb8cd991f09e14b99349a5"),
+)
+WHOLE = HUGGING_FACE + "mp3.zip#bytes={}-{}"  # a range of it, where only the whole is left
 DATASET = Dataset(
     name="magnatagatune",
     title="Magnatune clips (MagnaTagATune)",
@@ -207,10 +189,9 @@ DATASET = Dataset(
     ),
     release=Release(
         tables=(Remote(CLIP_INFO, INFO_URLS, TABLE_CAP, "03ef3cb8ddcfe53fdcdb8e0cda005be2"),),
-        parts=(
-            _part(1, 0, 1_100_000_000, "179c91c8c2a6e9b3da3d4e69d306fd3b"),
-            _part(2, 1_100_000_000, 1_100_000_000, "acf8265ff2e35c6ff22210e46457a824"),
-            _part(3, 2_200_000_000, 772_769_864, "582dc649cabb8cd991f09e14b99349a5"),
+        parts=tuple(
+            Remote(name, (*(base + name for base in CITY), WHOLE.format(at, at + n - 1)), n, md5)
+            for name, at, n, md5 in PIECES
         ),
         audio="*.mp3",
         n_audio=25_863,

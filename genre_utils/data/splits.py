@@ -1,8 +1,7 @@
 """Who is tested against whom: folds by protocol, and clips that are one recording.
 
-A duplicate on the other side of a split is tested on what was trained on. GTZAN is the known case
-(Sturm, MIRUM 2012), compilations are another. Duplicates have the same bytes, the same artist and
-title, or the same sound; they stay in one fold under every protocol.
+A duplicate across a split is tested on what was trained on (GTZAN: Sturm, MIRUM 2012; or from
+compilations). Duplicates have the same bytes, artist and title, or sound; they stay in one fold.
 """
 
 import re
@@ -47,19 +46,23 @@ def find_duplicates(
 ) -> pd.DataFrame:
     """List pairs of usable clips that are one recording, each pair once.
 
-    ``folder`` is the one that the clips' paths are relative to, ``digests`` come from
-    `datasets.audio_digests`. With ``by_sound`` chromagrams are compared too: some 20 ms a clip
-    once, and a product of all pairs.
+    The clips' paths are relative to ``folder``, ``digests`` come from `datasets.audio_digests`.
+    With ``by_sound`` chromagrams are compared too: 20 ms a clip once, and a product of all pairs.
 
-    The columns are kind ("exact", "name", "sound"; the first that holds), clip_id and other_id (in
-    this order in the table), similarity (correlation; 1 for exact, NaN for name), genre and
-    other_genre.
+    The columns are kind ("exact", "name", "sound"; the first that holds), clip_id and other_id (as
+    the table is sorted), similarity (correlation; exact: 1, name: NaN), genre and other_genre.
     """
     ok = clips[clips["status"] == "ok"].sort_values("clip_id", ignore_index=True)
-    exact = _chain(ok["clip_id"].map(digests)).assign(kind="exact", similarity=1.0)
-    tables = [exact, _chain(_names(ok)).assign(kind="name", similarity=np.nan)]
+    tables = [_chain(ok["clip_id"].map(digests)).assign(kind="exact", similarity=1.0)]
+    tables.append(_chain(_names(ok)).assign(kind="name", similarity=np.nan))
     if by_sound and len(ok):
-        tables.append(_same_sound(ok, folder, digests, jobs))
+        files = [located(folder, path) for path in ok["path"]]
+        columns = {"first": int, "second": int, "similarity": float}
+        alike = similar(fingerprints(files, [digests[clip] for clip in ok["clip_id"]], jobs=jobs))
+        alike = pd.DataFrame(alike, columns=list(columns)).astype(columns)
+        tracks = ok["artist"].str.cat(ok[["album", "track"]], sep=SEPARATOR)
+        neighbours = alike["first"].map(tracks) == alike["second"].map(tracks)
+        tables.append(alike[~neighbours].assign(kind="sound"))
     pairs = pd.concat(tables, ignore_index=True).drop_duplicates(["first", "second"])
     ends = ok[["clip_id", "genre"]]
     pairs = pairs.join(ends, on="first").join(ends.add_prefix("other_"), on="second")
@@ -79,25 +82,15 @@ def _chain(group: pd.Series) -> pd.DataFrame:
 def _names(ok: pd.DataFrame) -> pd.Series:
     """Name artist, title and second of the track; clips of the same name are duplicates.
 
-    Where the second is unknown, another album will do. Other clips of one track are no duplicates
-    but neighbours; the track protocol is for those.
+    Where the second is unknown, another album will do. Other clips of a track are neighbours, for
+    the track protocol.
     """
     names = ok[["artist", "track"]].map(lambda name: re.sub(r"\W+", " ", name).strip().casefold())
     known = ok[(names != "").all(axis=1) & (ok["track"] != ok["path"])]
     group = names["artist"].str.cat(names["track"], sep=SEPARATOR)[known.index]
     placed = known["start_s"].notna()
-    group = group.where(~placed, group + SEPARATOR + known["start_s"].astype(str))
+    group = group.mask(placed, group + SEPARATOR + known["start_s"].astype(str))
     return group[placed | (known["album"].groupby(group).transform("nunique") > 1)]
-
-
-def _same_sound(ok: pd.DataFrame, folder: Path, digests: dict[str, str], jobs: int) -> pd.DataFrame:
-    files = [located(folder, path) for path in ok["path"]]
-    prints = fingerprints(files, [digests[clip] for clip in ok["clip_id"]], jobs=jobs)
-    pairs = pd.DataFrame(similar(prints), columns=["first", "second", "similarity"]).astype(float)
-    pairs = pairs.astype({"first": int, "second": int})
-    tracks = ok["artist"].str.cat(ok[["album", "track"]], sep=SEPARATOR)
-    neighbours = pairs["first"].map(tracks) == pairs["second"].map(tracks)
-    return pairs[~neighbours].assign(kind="sound")
 
 
 def fingerprints(files: list[Path], ids: list[str], *, jobs: int = 1) -> np.ndarray:
@@ -121,11 +114,10 @@ def _chromagrams(ids: list[str], files: list[Path], store: Store) -> None:
 def similar(prints: np.ndarray, threshold: float = THRESHOLD) -> list[tuple[int, int, float]]:
     """Pairs of chromagrams, shape=(n, 12, t), that correlate, the best of shifts up to a second.
 
-    Each pitch class is taken about its mean over time: two pieces that rest on the same chord are
-    alike in the mean, one recording is alike in how it moves. All pairs are compared, in blocks:
-    memory grows with n, time with its square, but from a small start (4 s of one core at 5,500
-    clips, where the chromagrams themselves take two minutes). Returns (first, second, correlation)
-    with first < second, ordered.
+    Each pitch class is taken about its mean over time: pieces that rest on the same chord are alike
+    in the mean, one recording is alike in how it moves. All pairs are compared, in blocks: memory
+    grows with n, time with its square (5,500 clips: 4 s of one core, after two minutes for their
+    chromagrams). Returns (first, second, correlation) with first < second, ordered.
     """
     best: dict[tuple[int, int], float] = {}
     n, _, t = prints.shape
@@ -135,9 +127,8 @@ def similar(prints: np.ndarray, threshold: float = THRESHOLD) -> list[tuple[int,
             values = late[start : start + BLOCK] @ early.T
             for i, j in np.argwhere(values >= threshold).tolist():
                 pair = (min(start + i, j), max(start + i, j))
-                if pair[0] != pair[1]:
-                    best[pair] = max(best.get(pair, -1.0), float(values[i, j]))
-    return sorted((first, second, value) for (first, second), value in best.items())
+                best[pair] = max(best.get(pair, -1.0), float(values[i, j]))
+    return sorted((i, j, value) for (i, j), value in best.items() if i < j)
 
 
 def _standard(prints: np.ndarray) -> np.ndarray:
@@ -153,12 +144,9 @@ def named(clips: pd.DataFrame) -> pd.DataFrame:
 
 
 def left_out(clips: pd.DataFrame) -> dict[str, str]:
-    """Protocols that cannot be made of a clip table, and why: ``{"artist": "artists unknown"}``.
-
-    Nor can the oracle of such a name be asked. Where some clips have it, see `groups`.
-    """
-    known = named(clips).notna().any()
-    return {level: f"{level}s unknown" for level in LEVELS[:3] if not known[level]}
+    """Protocols, and oracles, that a table does not allow: ``{"artist": "artists unknown"}``."""
+    nowhere = named(clips).isna().all()
+    return {level: f"{level}s unknown" for level in nowhere.index[nowhere]}
 
 
 def unknown(clips: pd.DataFrame) -> dict[str, int]:
@@ -202,8 +190,7 @@ def merge_groups(group: pd.Series, clip_id: pd.Series, pairs: pd.DataFrame) -> p
     ends = [known[name].map(group_of).to_numpy(int) for name in ("clip_id", "other_id")]
     links = coo_array((np.ones(len(known)), ends), shape=(len(names), len(names)))
     _, component = connected_components(links, directed=False)
-    first = pd.Series(range(len(names))).groupby(component).transform("min").to_numpy()
-    return pd.Series(np.asarray(names)[first[codes]], index=group.index, name=group.name)
+    return group.groupby(component[codes], sort=False).transform("first")
 
 
 def make_splits(
@@ -217,13 +204,12 @@ def make_splits(
 
     ``random`` is stratified by genre over clips (`StratifiedKFold`), the others keep groups whole
     and genres as even as that allows (`StratifiedGroupKFold`). A genre with fewer groups than
-    folds is absent from some test folds; it must be present in every training part. The pairs
-    ``duplicates`` (`find_duplicates`) stay in one fold under every protocol.
+    folds is absent from some test folds, but in every training part. The pairs ``duplicates``
+    (`find_duplicates`) stay in one fold under every protocol.
 
     The columns are `COLUMNS`: ``group`` is the number of the clips that stay together, duplicates
-    included, ``fold`` 0 to ``n_folds - 1``. Raises UsageError for a protocol that is unknown, is
-    `left_out` or not there at all, fewer than two folds, a negative seed, fewer than two genres, or
-    too few clips or groups of a genre; what it advises then was tried.
+    included, ``fold`` 0 to ``n_folds - 1``. UsageError: protocols unknown, `left_out`, none; under
+    two folds or genres, a negative seed, too few clips or groups (its advice was tried).
     """
     wrong = [name for name in protocols if name not in PROTOCOLS]
     if wrong or not protocols:
@@ -238,14 +224,14 @@ def make_splits(
     for protocol, why in left_out(used).items():
         if protocol in protocols:
             raise UsageError(f"{protocol} protocol: {why}; name them, or ask for other protocols")
-    tables = []
+    tables, genre = [], used["genre"]
     for protocol in protocols:
         group = groups(used, protocol)
         if duplicates is not None:
             group = merge_groups(group, used["clip_id"], duplicates)
-        fold, fault = _drawn(used["genre"], group, protocol, n_folds, seed)
+        fold, fault = _drawn(genre, group, protocol, n_folds, seed)
         if fault:
-            way = _way_out(used["genre"], group, protocol, n_folds, seed)
+            way = _way_out(genre, group, protocol, n_folds, seed)
             raise UsageError(f"{protocol} protocol: {fault}; {way}")
         number = np.unique(group, return_inverse=True)[1]
         tables.append(used.assign(protocol=protocol, group=number, fold=fold)[COLUMNS])
@@ -296,17 +282,17 @@ def _drawn(genre: pd.Series, group: pd.Series, protocol: str, n_folds: int, seed
 def shared_groups(clips: pd.DataFrame, splits: pd.DataFrame) -> pd.DataFrame:
     """Share of test clips whose track, album or artist also has clips in the training folds.
 
-    The columns are protocol, group ("track", "album", "artist"; not those that are unknown) and
-    share (0..1).
+    The columns are protocol, group ("track", "album", "artist" where known) and share (0..1).
     """
-    rows, unknown = [], left_out(clips)
+    rows, levels = (
+        [],
+        [name for name in ("track", "album", "artist") if name not in left_out(clips)],
+    )
     for protocol, part in splits.groupby("protocol", sort=False):
         table = clips.merge(part[["clip_id", "fold"]], on="clip_id")
-        for level in (name for name in ("track", "album", "artist") if name not in unknown):
-            group = groups(table, level)
-            in_group = group.groupby(group).transform("size")
-            in_fold = group.groupby([group, table["fold"]]).transform("size")
-            rows.append((protocol, level, float((in_group > in_fold).mean())))
+        for level in levels:
+            folds = table["fold"].groupby(groups(table, level)).transform("nunique")
+            rows.append((protocol, level, float((folds > 1).mean())))
     return pd.DataFrame(rows, columns=["protocol", "group", "share"])
 
 
@@ -315,8 +301,7 @@ def use_split(path: str | Path, clips: pd.DataFrame) -> tuple[pd.DataFrame, pd.D
 
     Returns a copy of the clip table in which usable clips that the file does not name are refused,
     and the file's table (see `make_splits`) without protocols that are `left_out` here. UsageError:
-    no such file, or nothing is left of it. GenreUtilsError: it is no such table, or does not fit:
-    a clip is not there, not usable here, or of another genre.
+    no file, nothing left. GenreUtilsError: no such table, a clip unusable or of another genre.
     """
     path = Path(path)
     if not path.is_file():
@@ -325,24 +310,23 @@ def use_split(path: str | Path, clips: pd.DataFrame) -> tuple[pd.DataFrame, pd.D
         splits = pd.read_csv(path, dtype=str, keep_default_na=False)[COLUMNS]
         splits = splits.astype({"group": int, "fold": int})
         fits = len(splits) and set(splits["protocol"]) <= set(PROTOCOLS)
+        fits = fits and not splits.duplicated(["protocol", "clip_id"]).any()
     except (ValueError, KeyError, OSError):  # pandas' parser errors are ValueErrors
         fits = False
-    if not fits or splits.duplicated(["protocol", "clip_id"]).any():
+    if not fits:
+        what = f"the columns {', '.join(COLUMNS)}, one row a protocol and clip"
         raise GenreUtilsError(
-            f"{path} is no split file; it is the splits.csv of a run, with the columns "
-            f"{', '.join(COLUMNS)}, one row a protocol and clip"
+            f"{path} is no split file; it is the splits.csv of a run, with {what}"
         )
     rows = splits.drop_duplicates("clip_id").set_index("clip_id")
     here = clips.set_index("clip_id").reindex(rows.index)
     reason = here["status"].fillna("no such clip")
     other = (reason == "ok") & (here["genre"] != rows["genre"])
     reason = reason.mask(other, "its genre here is " + here["genre"].fillna(""))
-    refused = reason[reason != "ok"]
-    if len(refused):
+    for clip, why in reason[reason != "ok"].items():
         raise GenreUtilsError(
-            f"{path}: {len(refused)} of {len(rows)} clips cannot be used here; first: "
-            f"{refused.index[0]}: {refused.iloc[0]}; read the data set with the options that the "
-            "split was made with"
+            f"{path}: {(reason != 'ok').sum()} of {len(rows)} clips cannot be used here; first: "
+            f"{clip}: {why}; read the data set with the options that the split was made with"
         )
     without = left_out(clips[clips["clip_id"].isin(rows.index)])
     splits = splits[~splits["protocol"].isin(without)].reset_index(drop=True)
