@@ -111,7 +111,7 @@ def test_results_are_read_off_the_protocols_that_there_are(tmp_path, artists, pr
         proba = pd.DataFrame(rng.dirichlet(np.ones(3), 48), columns=sorted(set(clips["genre"])))
         tested = tested.assign(y_pred=proba.idxmax(axis=1), **proba.add_prefix("p_"))
         results.add_predictions(tested)
-    given = {"dataset": "folder", "out": str(tmp_path), "n_resamples": 99}
+    given = {"dataset": "folder", "out": str(tmp_path), "n_resamples": 100}
     run.execute([(path, given) for path in PATHS[4:6]], results)
     assert results.read("table1")["protocol"].unique().tolist() == protocols
     oracles = {"oracle-artist"} if artists else set()

@@ -360,7 +360,7 @@ def test_home_and_dashes_in_names(tmp_path, monkeypatch, capsys):
     assert main(["predict", "model", "-a.wav"]) == 2
     assert "names that begin with a dash come after --" in capsys.readouterr().err
     assert main(["predict", "~no_such_user", "~a.wav"]) == 2
-    assert "~a.wav: no such file" in capsys.readouterr().err
+    assert "~a.wav: cannot be read: No such file" in capsys.readouterr().err
 
 
 def test_a_disk_that_fails_is_one_line(tmp_path, monkeypatch, capsys):

@@ -382,7 +382,7 @@ def test_the_file_that_keras_keeps_is_taken_if_it_is_whole(tmp_path, monkeypatch
     folder.mkdir(parents=True)
     file = folder / vgg.KERAS.rpartition("/")[2]
     _save_like_keras_applications(vgg.build_trunk((32, 32, 3), trunk.arrays), file)
-    monkeypatch.setattr(vgg.Path, "home", lambda: tmp_path)
+    monkeypatch.setattr(vgg, "KERAS_FOLDER", str(folder))
     monkeypatch.setattr(vgg, "KERAS_HASH", f"sha256:{file_digest(file)}")
     assert vgg.weights_digest(vgg._from_keras()) == vgg.DIGEST
     monkeypatch.setattr(vgg, "KERAS", "http://127.0.0.1:9/" + file.name)
