@@ -266,7 +266,7 @@ def test_open_choices_are_replaced_one_by_one(first, monkeypatch):
     rows = sensitivity.sensitivity(str(out), choices=choices, n_resamples=100)
     assert set(rows["choice"]) == wanted - {"fill"}
     page = (out / "sensitivity.md").read_text(encoding="utf-8")
-    assert "Not computed, fill zeros: no clip is shorter than 20 s." in page
+    assert "Not computed, fill zeros: no clip is shorter than 20 s" in page
     stored = pd.read_csv(out / "table1.csv").query("protocol == 'artist'").set_index("system")
     assert rows["default_accuracy"].to_list() == list(stored.loc[rows["system"], "accuracy"])
     fair = rows[rows["choice"] == "baseline"].iloc[0]
