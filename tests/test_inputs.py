@@ -365,7 +365,7 @@ def test_damaged_tags_cost_the_tags_of_one_file(tmp_path, cache, monkeypatch, er
     clips, report = datasets.load_clips("folder", tmp_path / "m")
     assert list(clips["artist"]) == ["", "Bob"] and report["clips_ok"] == 2
     assert report["tags_unreadable"] == ["Jazz/a.flac"]
-    assert "damaged tags, used without: Jazz/a.flac" in datasets.remarks(report)
+    assert "tags that cannot be read: Jazz/a.flac" in datasets.remarks(report)
 
 
 def test_a_decoder_that_ends_its_process_costs_one_file(tmp_path, cache, monkeypatch):

@@ -263,7 +263,7 @@ def remarks(report: dict) -> list[str]:
         "table": [report.get("read_as", "")],
         "rows refused": [f"{row}: {why}" for row, why in report["rows_refused"].items()],
         "files": [inputs.and_passed(report.get("passed_over", {}), "")],
-        "damaged tags, used without": report.get("tags_unreadable", []),
+        "tags that cannot be read": report.get("tags_unreadable", []),
     }
     for field, spellings in report["merged"].items():
         said = [f"{old!r} is {new!r}" for old, new in spellings.items()]
