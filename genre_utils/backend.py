@@ -17,6 +17,7 @@ with quiet_stderr():
     import tensorflow as tf
 
     tf.constant(0.0)  # starts the runtime, which has lines of its own
+tf.get_logger().setLevel("ERROR")  # its advice on retracing is for training loops
 if keras.backend.backend() != "tensorflow":  # imported before this module
     raise GenreUtilsError("Keras runs on another backend already; restart this Python or kernel")
 

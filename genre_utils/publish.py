@@ -10,6 +10,7 @@ import nbformat
 import pandas as pd
 
 from genre_utils import paper
+from genre_utils.metrics.tables import paper_rows
 from genre_utils.run import NOTEBOOKS, notebooks
 from genre_utils.runtime import GenreUtilsError, UsageError
 from genre_utils.store import ROOT, Run, write_json, write_text
@@ -130,14 +131,10 @@ def results_table(figures: Path) -> str:
     for name in IN_README:
         if not (figures / name / "table1.csv").is_file():
             continue
-        table = pd.read_csv(figures / name / "table1.csv").set_index(["protocol", "system"])
+        table = pd.read_csv(figures / name / "table1.csv")
         corpus = json.loads((figures / name / "run.json").read_text(encoding="utf-8"))["corpus"]
         for protocol in ("random", "artist"):
-            columns[f"{TITLES[name]}, {protocol} folds"] = [
-                f"{row.accuracy:.2f} ({row.accuracy_lo:.2f}–{row.accuracy_hi:.2f}) "
-                f"/ {row.f_score:.2f}"
-                for row in table.loc[protocol].loc[list(paper.TABLE1)].itertuples()
-            ]
+            columns[f"{TITLES[name]}, {protocol} folds"] = paper_rows(table, protocol)
             sizes.append(f"{corpus['n_clips']:,} clips, {corpus['n_genres']} genres")
     table = pd.DataFrame(columns, index=list(paper.SYSTEM_LABELS.values()))
     table.loc["trained and tested on"] = sizes

@@ -13,12 +13,15 @@ from typing import Any
 from unittest.mock import patch
 
 import nbformat
+import pandas as pd
 import papermill
 import yaml
 from ipykernel.kernelspec import write_kernel_spec
 from papermill.exceptions import PapermillExecutionError
 
-from genre_utils.data.datasets import DATASETS
+from genre_utils import paper
+from genre_utils.data.datasets import DATASETS, data_folder
+from genre_utils.metrics.tables import paper_rows
 from genre_utils.runtime import (
     GenreUtilsError,
     UsageError,
@@ -133,12 +136,13 @@ def run(
     dataset = dataset or _profile(profile)["dataset"]
     if dataset not in DATASETS:
         raise UsageError(f"unknown data set {dataset!r}; one of {', '.join(DATASETS)}")
-    if data_dir and not DATASETS[dataset].synthetic and not Path(data_dir).expanduser().exists():
-        raise UsageError(f"--data-dir {data_dir} is not there; {DATASETS[dataset].needs}")
+    data_dir = str(Path(data_dir).expanduser().resolve()) if data_dir else ""
+    if not DATASETS[dataset].synthetic:
+        data_folder(dataset, data_dir)  # which says what is missing
     results = Run(out or ROOT / "runs" / f"{profile}-{dataset}")
     shared = {
         "dataset": dataset,
-        "data_dir": str(Path(data_dir).expanduser().resolve()) if data_dir else "",
+        "data_dir": data_dir,
         "out": str(results.folder),
         "jobs": workers(jobs),
         "scheduler": scheduler,
@@ -211,11 +215,15 @@ def execute(steps: list[tuple[Path, dict]], results: Run) -> None:
     with _own_surroundings():
         for path, values in steps:
             start = time.monotonic()
+            if not (folder / path.name).exists():
+                print(f"{path.stem}: {_run_time(path)}", flush=True)
             with quiet_stderr(folder / "kernels.log"):  # what kernels say outside the notebooks
                 _execute(path, folder / path.name, values)
             timings[path.stem] = round(time.monotonic() - start, 1)
             results.record("timings", timings)
             print(f"{path.stem:<20}{timings[path.stem]:8.1f} s", flush=True)
+            if path.stem.startswith("05_"):
+                print(first_answer(results), flush=True)
 
 
 def _execute(path: Path, target: Path, values: dict[str, Any]) -> None:
@@ -240,8 +248,28 @@ def _execute(path: Path, target: Path, values: dict[str, Any]) -> None:
         ) from None
 
 
+def _run_time(path: Path) -> str:
+    """Return what a notebook's first cell says of its run time."""
+    opening = nbformat.read(path, as_version=4).cells[0].source
+    return opening.partition("**Run time.** ")[2].partition("\n")[0]
+
+
+def first_answer(results: Run) -> str:
+    """Table 1's rows of the paper, and where to look; the notebooks behind 05 go beyond it."""
+    table = results.read("table1")
+    columns = {"the paper": [f"{a:.2f} / {f:.2f}" for a, f in paper.TABLE1.values()]}
+    for protocol in ("random", "artist"):
+        if protocol in set(table["protocol"]):
+            columns[f"{protocol} folds"] = paper_rows(table, protocol)
+    rows = pd.DataFrame(columns, index=list(paper.SYSTEM_LABELS.values()))
+    rows.index.name = "accuracy (95 % interval) / F-score"
+    corpus = results.recorded("corpus")
+    about = results.note() or corpus["title"]
+    title = f"Table 1 ({about}; {corpus['n_clips']} clips)"
+    return f"\n{title}\n\n{rows.to_markdown()}\n\n{summary(results.folder)}\n"
+
+
 def summary(folder: Path) -> str:
-    """Table 1 of a run, and where to look next."""
-    table = (folder / "table1.md").read_text(encoding="utf-8")
-    places = f"notebooks  {folder / 'notebooks'}\nfigures    {folder / 'figures'}"
-    return f"{table}\n{places}"
+    """Where the results of a run lie."""
+    places = {"every row": "table1.md", "notebooks": "notebooks", "figures": "figures"}
+    return "\n".join(f"{name:<10} {folder / place}" for name, place in places.items())

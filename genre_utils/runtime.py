@@ -42,6 +42,7 @@ RANGES: dict[str, tuple] = {
     "preprocessing": ("vgg16", "scale"),
     "precision": ("auto", "float32", "bfloat16"),
     "pooling": ("flatten", "average"),
+    "engine": ("auto", "sweep", "keras"),
     "coding": ("onevsone", "onevsall"),
     "f_average": ("macro", "weighted"),
 }

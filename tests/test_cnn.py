@@ -88,6 +88,34 @@ def test_own_training_equals_keras_fit(data, pooling):
     assert np.abs(moved[0] - ours.weights_[0]).max() > 1e-3  # 12 steps of 2e-4 were done
 
 
+def test_the_engine_for_gpus_learns_the_same(data):
+    """Keras draws order and dropout otherwise: its curve lies among those of the sweep's seeds."""
+    X, y = data
+    curves = {
+        engine: np.array(
+            [
+                HeadClassifier(epochs=12, seed=seed, engine=engine).fit(X, y).history_
+                for seed in range(4)
+            ]
+        )
+        for engine in cnn.ENGINES
+    }
+    (sweeps, spread), (kerases, _) = (
+        (curve.mean(axis=0), curve.std(axis=0, ddof=1)) for curve in curves.values()
+    )
+    assert np.all(np.abs(kerases - sweeps) < 5 * spread + 0.02 * sweeps)
+    assert sweeps[-1, 1] > sweeps[0, 1] + 0.1  # there was something to learn
+
+
+@pytest.mark.parametrize(("gpus", "engine"), [([], "sweep"), (["GPU:0"], "keras")])
+def test_keras_trains_where_there_is_a_gpu(gpus, engine, monkeypatch):
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: gpus)
+    assert cnn.head_engine() == engine
+    assert [cnn.head_engine(name) for name in cnn.ENGINES] == list(cnn.ENGINES)
+    with pytest.raises(UsageError, match="unknown engine 'gpu': one of auto, sweep, keras"):
+        HeadClassifier(engine="gpu").fit(np.ones((4, *MAPS)), np.array(["a", "b"] * 2))
+
+
 def test_one_step_with_dropout_equals_autodiff_with_the_same_masks(data):
     X, y = data
     X, y = X[:64], y[:64]

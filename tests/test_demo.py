@@ -7,8 +7,17 @@ import pytest
 import soundfile
 
 from genre_utils import paper
-from genre_utils.data import demo
-from genre_utils.data.demo import BORROWS, GENRES, RULES, compose, draw_artist, draw_track, titles
+from genre_utils.data import datasets, demo, inputs
+from genre_utils.data.demo import (
+    BORROWS,
+    GENRES,
+    LARGE,
+    RULES,
+    compose,
+    draw_artist,
+    draw_track,
+    titles,
+)
 from genre_utils.runtime import GenreUtilsError, UsageError
 from genre_utils.store import file_digest
 
@@ -126,7 +135,7 @@ def test_a_folder_that_cannot_be_written(tmp_path):
     [
         {"artists": 3},
         {"genres": ("Polka",)},
-        {"artists_per_genre": 99},
+        {"artists_per_genre": 100},
         {"artists_per_genre": 0},
         {"tracks_per_artist": 0},
     ],
@@ -135,6 +144,17 @@ def test_sizes_that_are_not_possible(tmp_path, size):
     with pytest.raises(UsageError):
         demo.make_corpus(tmp_path / "new", **size)
     assert not (tmp_path / "new").exists()
+
+
+def test_the_large_corpus_is_as_large_as_the_papers_set():
+    plays = LARGE["artists_per_genre"] * LARGE["tracks_per_artist"] * LARGE["clips_per_track"]
+    assert plays == 549  # clips a genre (the authors' poster)
+    artists = [demo.draw_artist(0, genre, i) for genre in GENRES for i in range(61)]
+    assert len({inputs.same(artist.name) for artist in artists}) == 9 * 61
+    assert datasets.get("demo-large").clips == f"{9 * plays:,}"
+    first = demo.draw_artist(0, "Jazz", 6)
+    assert first.name == f"{GENRES['Jazz']['artists'][0]} 2"
+    assert first != demo.draw_artist(0, "Jazz", 0)
 
 
 def test_every_genre_of_the_paper_has_rules():

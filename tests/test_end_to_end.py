@@ -122,6 +122,11 @@ def test_it_prints_table_1_and_where_things_are(first):
         assert label in done.stdout
     assert str(out / "notebooks") in done.stdout
     assert str(out / "figures") in done.stdout
+    at = {name: done.stdout.index(name) for name in ("05_results", "Table 1", "06_what")}
+    assert sorted(at, key=at.get) == list(at)  # the answer first, then what goes beyond it
+    assert "| the paper" in done.stdout
+    assert "random folds" in done.stdout
+    assert "artist folds" in done.stdout
     assert done.stderr == ""
     assert "untrained" in done.stdout  # random weights are named wherever a number stands
 

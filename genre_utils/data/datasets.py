@@ -10,6 +10,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -49,6 +50,9 @@ DEMO = Dataset(
     needs="nothing: made on first use",
     load=load_demo,
     synthetic=True,
+)
+DEMO_LARGE = replace(
+    DEMO, name="demo-large", title="large demo corpus (synthesised)", clips="4,941", size="2 GB"
 )
 GTZAN_GENRES = ("blues", "classical", "country", "disco", "hiphop")
 GTZAN_GENRES += ("jazz", "metal", "pop", "reggae", "rock")
@@ -184,7 +188,7 @@ CSV = Dataset(
     options=("manifest",),
 )
 DATASETS = MappingProxyType(
-    {dataset.name: dataset for dataset in (DEMO, magnatagatune.DATASET, GTZAN, FOLDER, CSV)}
+    {x.name: x for x in (DEMO, DEMO_LARGE, magnatagatune.DATASET, GTZAN, FOLDER, CSV)}
 )
 
 
@@ -214,7 +218,7 @@ def data_folder(name: str, data_dir: str | Path | None = None, *, jobs: int = 1)
     if dataset.synthetic:
         from genre_utils.data import demo
 
-        demo.make_corpus(folder, jobs=jobs)
+        demo.make_corpus(folder, jobs=jobs, **(demo.LARGE if dataset is DEMO_LARGE else {}))
     elif not data_dir:
         raise UsageError(f"data set {name} needs --data-dir DIR: {dataset.needs}")
     elif "manifest" in dataset.options and folder.is_file():

@@ -32,6 +32,8 @@ from genre_utils.store import code_digest, digest, read_json, write_atomic, writ
 RULES = yaml.safe_load(Path(__file__).with_name("demo_genres.yml").read_text(encoding="utf-8"))
 GENRES = RULES["genres"]
 SIZE = dict(genres=tuple(GENRES), artists_per_genre=5, tracks_per_artist=3, clips_per_track=2)
+LARGE = dict(artists_per_genre=61, tracks_per_artist=3, clips_per_track=3)  # the paper's 9 x 549
+MOST = 99
 ALBUMS = 2
 CLIP_S = 29
 SLOT_S = 31  # each clip lies somewhere in its own stretch of the track
@@ -119,8 +121,9 @@ class Track:
 
 
 def draw_artist(seed: int, genre: str, index: int) -> Artist:
-    """Invent the ``index``-th artist of a genre."""
-    rules, name = GENRES[genre], GENRES[genre]["artists"][index]
+    """Invent the ``index``-th artist of a genre; behind the list's end its names are numbered."""
+    rules, names = GENRES[genre], GENRES[genre]["artists"]
+    name = names[index % len(names)] + f" {index // len(names) + 1}" * (index >= len(names))
     rng = seeded(seed, genre, name)
     programs = {}
     for other in [*rules["neighbours"], genre]:  # a neighbour's where the genre lacks the role
@@ -336,15 +339,15 @@ def make_corpus(
     unknown = [*(size.keys() - SIZE.keys()), *(set(size["genres"]) - GENRES.keys())]
     if unknown:
         raise UsageError(f"demo corpus: unknown {unknown[0]!r}; sizes are {', '.join(SIZE)}")
-    most = min(len(GENRES[genre]["artists"]) for genre in GENRES)
-    for name, limit in (("artists_per_genre", most), ("tracks_per_artist", 99)):
-        if not 1 <= size[name] <= limit:
-            raise UsageError(f"demo corpus: {name}={size[name]}; choose 1 to {limit}")
+    for name in ("artists_per_genre", "tracks_per_artist"):
+        if not 1 <= size[name] <= MOST:
+            raise UsageError(f"demo corpus: {name}={size[name]}; choose 1 to {MOST}")
     size["genres"] = list(size["genres"])
     tracks = [
-        (artist, number, _rows(artist, number, size))
+        (artist, number, _rows(artist, index, number, size))
         for genre in size["genres"]
-        for artist in (draw_artist(seed, genre, i) for i in range(size["artists_per_genre"]))
+        for index in range(size["artists_per_genre"])
+        for artist in [draw_artist(seed, genre, index)]
         for number in range(size["tracks_per_artist"])
     ]
     clips = pd.DataFrame([row for *_, rows in tracks for row in rows]).sort_values("clip_id")
@@ -424,20 +427,19 @@ def _prepare(folder: Path, key: dict) -> None:
     write_json(marker, key)
 
 
-def _rows(artist: Artist, number: int, size: dict) -> list[dict]:
+def _rows(artist: Artist, index: int, number: int, size: dict) -> list[dict]:
     """Rows of the clip table for one track."""
     n_tracks, n_clips = size["tracks_per_artist"], size["clips_per_track"]
     names = titles(artist, ALBUMS + n_tracks)
     albums = [i * ALBUMS // n_tracks for i in range(n_tracks)]
     album, title = names[albums[number]], names[ALBUMS + number]
     place = albums[: number + 1].count(albums[number])
-    index = GENRES[artist.genre]["artists"].index(artist.name) + 1
     where = f"{_slug(artist.genre)}/{_slug(artist.name)}/{album}-{place:02d}-{title}"
     shift = artist.seeded("cut", number)
     starts = [SLOT_S * i + int(shift.integers(SLOT_S - CLIP_S + 1)) for i in range(n_clips)]
     return [
         {
-            "clip_id": f"{_slug(artist.genre)}-a{index}-t{number + 1}-c{i}",
+            "clip_id": f"{_slug(artist.genre)}-a{index + 1}-t{number + 1}-c{i}",
             "path": f"{where}-{start}-{start + CLIP_S}.flac",
             "dataset": "demo",
             "genre": artist.genre,

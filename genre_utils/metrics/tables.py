@@ -70,6 +70,15 @@ def table1(
     return of_clips.merge(of_songs, on=evaluate.KEY, validate="one_to_one")
 
 
+def paper_rows(table: pd.DataFrame, protocol: str) -> list[str]:
+    """Accuracy, its interval and F-score of the paper's four systems, in its order, as texts."""
+    rows = table[table["protocol"] == protocol].set_index("system").loc[list(paper.TABLE1)]
+    return [
+        f"{row.accuracy:.2f} ({row.accuracy_lo:.2f}–{row.accuracy_hi:.2f}) / {row.f_score:.2f}"
+        for row in rows.itertuples()
+    ]
+
+
 def markdown(table: pd.DataFrame, title: str, note: str = "") -> str:
     """Write Table 1 for people, in Markdown: accuracies with their intervals."""
     rows = [

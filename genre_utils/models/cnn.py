@@ -34,6 +34,8 @@ if TYPE_CHECKING:  # TensorFlow starts only where a network is built
     from genre_utils.backend import keras
 
 POOLING = ("flatten", "average")
+ENGINES = ("sweep", "keras")
+CROSS_ENTROPY = "sparse_categorical_crossentropy"
 
 
 def build_head(
@@ -68,14 +70,27 @@ def build_head(
     return keras.Sequential(stack)
 
 
+def head_engine(asked: str = "auto") -> str:
+    """Return what trains the head: ``asked``, or for "auto" Keras where TensorFlow has a GPU."""
+    if asked in ENGINES:
+        return asked
+    if asked != "auto":
+        raise UsageError(f"unknown engine {asked!r}: one of auto, {', '.join(ENGINES)}")
+    from genre_utils.backend import tf
+
+    return "keras" if tf.config.list_physical_devices("GPU") else "sweep"
+
+
 class HeadClassifier(ClassifierMixin, BaseEstimator):
     """The head with scikit-learn's interface: VGG-16 maps in, genre probabilities out.
 
     Adam on the cross-entropy (section 2.4); ``pooling``, ``dropout`` and ``l2`` as of `build_head`.
     ``shuffle`` gives the clips a new order in each epoch. Initial weights, order and dropout follow
-    from ``seed``. Trained, it has ``classes_`` [n_classes], ``weights_`` (a list of arrays in
-    Keras' order) and ``history_`` [epochs, 2]: training loss (penalty included) and training
-    accuracy of each epoch, dropout active.
+    from ``seed``. ``engine`` trains: "sweep" on processors (module `sweep`), "keras" by
+    `keras.Model.fit`, for GPUs; they differ in the draws of order and dropout. Trained, it has
+    ``classes_`` [n_classes], ``weights_`` (a list of arrays in Keras' order) and ``history_``
+    [epochs, 2]: training loss (penalty included) and training accuracy of each epoch, dropout
+    active.
     """
 
     def __init__(
@@ -89,6 +104,7 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):
         l2: float = paper.HEAD["l2"],
         shuffle: bool = True,
         seed: int = 0,
+        engine: str = "sweep",
     ) -> None:
         self.epochs = epochs
         self.batch_size = batch_size
@@ -98,6 +114,7 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):
         self.l2 = l2
         self.shuffle = shuffle
         self.seed = seed
+        self.engine = engine
 
     def fit(self, X: np.ndarray, y: np.ndarray) -> "HeadClassifier":
         """Train on maps X [n, height, width, 512] (any float type) and genre names y [n]."""
@@ -109,7 +126,15 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):
         keras.utils.set_random_seed(self.seed)
         layers = {"pooling": self.pooling, "dropout": self.dropout, "l2": self.l2}
         model = build_head(X.shape[1:], len(self.classes_), **layers)
-        model.compile(keras.optimizers.Adam(self.learning_rate))
+        adam = keras.optimizers.Adam(self.learning_rate)
+        if head_engine(self.engine) == "keras":
+            model.compile(adam, CROSS_ENTROPY, metrics=["accuracy"])
+            how = {"epochs": self.epochs, "shuffle": self.shuffle, "verbose": 0}
+            log = model.fit(X.astype(np.float32), target, self.batch_size, **how).history
+            self.history_ = np.column_stack([log["loss"], log["accuracy"]])
+            self.weights_ = model.get_weights()
+            return self
+        model.compile(adam)
         training = DenseTraining(model, np.random.default_rng([self.seed, 1]))
         log = training.train(self._rows(X), target, self._batches(len(X)))
         steps = -(-len(X) // self.batch_size)
@@ -150,7 +175,6 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):
 # mel-spectrograms would take some 20 GB; Adam takes the mean gradient of a batch's parts.
 PARTS = {"block5": 32, "all": 4}
 PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
-CROSS_ENTROPY = "sparse_categorical_crossentropy"
 
 
 class FineTuneClassifier(HeadClassifier):
