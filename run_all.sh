@@ -17,7 +17,7 @@ from importlib.util import find_spec
 names = """genre_utils librosa soxr soundfile av numpy scipy keras tensorflow sklearn onnx pretty_midi
 midirenderer pandas matplotlib seaborn jupyterlab ipykernel ipywidgets papermill nbval nbformat
 yaml tqdm numba click platformdirs tabulate jinja2 joblib threadpoolctl pooch requests mutagen
-pytest h5py hypothesis distributed ruff""".split()
+pytest xdist h5py hypothesis distributed ruff""".split()
 sys.exit(not all(find_spec(name) for name in names))
 PY
 }
@@ -60,6 +60,6 @@ if [ "${1:-}" = test ]; then
   fi
   cd "$here"
   "$python" -m genre_utils run
-  exec "$python" -m pytest --nbval-lax tests notebooks
+  exec "$python" -m pytest -n 2 --dist loadgroup --nbval-lax tests notebooks
 fi
 exec "$python" -m genre_utils run "$@"

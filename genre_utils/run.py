@@ -3,6 +3,7 @@
 import fcntl
 import logging
 import os
+import resource
 import shutil
 import tempfile
 import time
@@ -221,6 +222,8 @@ def execute(steps: list[tuple[Path, dict]], results: Run) -> None:
                 _execute(path, folder / path.name, values)
             timings[path.stem] = round(time.monotonic() - start, 1)
             results.record("timings", timings)
+            peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
+            results.record("peak_gb", round(peak, 2))  # of the largest process
             print(f"{path.stem:<20}{timings[path.stem]:8.1f} s", flush=True)
             if path.stem.startswith("05_"):
                 print(first_answer(results), flush=True)

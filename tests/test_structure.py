@@ -27,7 +27,7 @@ LAYERS = (
 )
 APART = {"models", "metrics"}  # neither imports the other
 OURS = "genre_utils"
-IMPORT_NAMES = {"scikit-learn": "sklearn", "pyyaml": "yaml"}
+IMPORT_NAMES = {"pytest-xdist": "xdist", "scikit-learn": "sklearn", "pyyaml": "yaml"}
 
 
 def _imports(text):
