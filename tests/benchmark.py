@@ -19,6 +19,7 @@ from functools import cached_property, partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import click
 import joblib
@@ -38,7 +39,7 @@ from genre_utils.models import cnn, systems
 from genre_utils.plots.clip_figures import GREEN, ORANGE, canvas, finish, save, styled
 from genre_utils.run import notebooks
 from genre_utils.runtime import GenreUtilsError, UsageError, on_terminal, workers
-from genre_utils.store import ROOT, Run, Store, today, versions, write_json, write_text
+from genre_utils.store import ROOT, Run, Store, read_json, today, versions, write_json, write_text
 
 WORKERS = 2
 FOLDS, EPOCHS = 4, 25  # of the heads whose predictions are compared; epochs as the demo profile
@@ -495,6 +496,34 @@ def repeated_run(folder: str) -> Row:
     return Row(name, sum(timings.values()), "s", math.nan, "ours < 60", detail)
 
 
+def paper_size(folder: str, whole: Row) -> Row:
+    """Hours of a run of the paper's experiment at its size, and the Keras script's for the mel CNN.
+
+    ``whole`` is the row of `experiment`. A fold keeps its time when a run is resumed; of the other
+    stages the last run's times count.
+    """
+    name = "the paper's experiment at its size"
+    if not folder:
+        return Row(name, math.nan, "h", detail="not measured: give --large DIR")
+    run = Run(folder)
+    timings, corpus, folds = run.recorded("timings"), run.recorded("corpus"), run.read("splits")
+    hours = {stem: took / 3600 for stem, took in timings.items()}
+    training = sum(run.recorded("seconds").values()) / 3600
+    hours["03_cnn"] = max(hours["03_cnn"], training)
+    n_folds = len(folds[["protocol", "fold"]].drop_duplicates())
+    plain = whole.against * corpus["n_clips"] * n_folds / 3600
+    arrays = read_json(run.folder / "arrays.json")
+    disk = sum(p.stat().st_size for place in arrays.values() for p in Path(place).rglob("*"))
+    parts = ", ".join(f"{stem[:2]} {took:.2f}" for stem, took in hours.items())
+    detail = (
+        f"{corpus['n_clips']:,} clips, {n_folds} folds in all, {run.recorded('heads')['epochs']} "
+        f"epochs, three images and the SVM; hours: {parts} (heads {training:.2f}); largest process "
+        f"{run.recorded('peak_gb')} GB, arrays {disk / 1e9:.1f} GB; against the Keras script's "
+        f"mel-spectrogram CNN alone, extrapolated: {plain / 24:,.0f} days"
+    )
+    return Row(name, sum(hours.values()), "h", plain, "", detail)
+
+
 def choose(name: str, data_dir: str, n: int) -> tuple[pd.DataFrame, Path]:
     """Take ``n`` usable clips, spread over genres and artists; UsageError where they are too few.
 
@@ -523,6 +552,7 @@ def main(
     clips: int = 72,
     repeats: int = 2,
     run: str = "",
+    large: str = "",
     out: str = "",
 ) -> list[Row]:
     """Measure everything, write and print the table; each stage is written when it is done.
@@ -535,6 +565,8 @@ def main(
         Timed rounds, at least 1.
     run : str
         Folder of a run that was repeated with nothing changed; empty: not measured.
+    large : str
+        Folder of a run of the paper's size, at least up to notebook 3; empty: not measured.
     out : str
         Folder of the results; empty: ``figures/benchmark``.
     """
@@ -551,6 +583,7 @@ def main(
             rows += stage(bench)
             write(rows, machine, target)
         rows.insert(0, experiment(bench, {row.stage: row for row in rows}))
+        rows.insert(1, paper_size(large, rows[0]))
         rows += [agreement(bench), start_up(repeats), *growth(bench)]
         print(write(rows, machine, target))
     return rows
@@ -640,11 +673,12 @@ def picture(rows: list[Row], machine: dict) -> Figure:
 @click.option("--clips", default=72, help="Clips to measure with (default: 72).")
 @click.option("--repeats", default=2, help="Timed rounds (default: 2).")
 @click.option("--run", default="", help="Folder of a run that was repeated: its times are read.")
+@click.option("--large", default="", help="Folder of a run of the paper's size.")
 @click.option("--out", default="", help="Results (default: figures/benchmark).")
-def command(dataset: str, data_dir: str, clips: int, repeats: int, run: str, out: str) -> None:
+def command(dataset: str, data_dir: str, **options: Any) -> None:
     """Measure every stage on this machine, beside the usual librosa and Keras script."""
     on_terminal()
-    main(dataset, data_dir, clips=clips, repeats=repeats, run=run, out=out)
+    main(dataset, data_dir, **options)
 
 
 if __name__ == "__main__":
