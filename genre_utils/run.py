@@ -161,6 +161,7 @@ def run(
             (results.folder / "cache").mkdir(parents=True)
         facts = {"profile": profile, "started": today(), **shared, "versions": versions()}
         results.record("run", facts)
+        results.record("weights", {})  # or the first figures would speak of an earlier run's
         execute(steps, results)
     return results.folder
 
