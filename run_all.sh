@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # ./run_all.sh [options]   runs the notebooks 01, 02, ... and prints Table 1 (--help: the options)
+# ./run_all.sh lab         opens copies of the notebooks in JupyterLab (options: JupyterLab's)
 # ./run_all.sh test        runs the demo and every test, the notebooks' included
 # Where the packages are not importable, it first makes .venv from requirements.lock.
 [ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # called with sh
@@ -53,6 +54,9 @@ else
   python=python3
 fi
 
+if [ "${1:-}" = lab ]; then
+  exec "$python" -m genre_utils "$@"
+fi
 if [ "${1:-}" = test ]; then
   if [ $# -gt 1 ]; then
     echo "run_all.sh test: takes no options" >&2
