@@ -48,15 +48,6 @@ def run(**options: Any) -> None:  # noqa: ANN401
     print(runner.summary(runner.run(**options)))
 
 
-@cli.command(context_settings={"ignore_unknown_options": True}, add_help_option=False)
-@click.argument("options", nargs=-1, type=click.UNPROCESSED)
-def lab(options: tuple[str, ...]) -> None:
-    """Open JupyterLab on copies of the notebooks (./run_all.sh lab); options are JupyterLab's."""
-    from genre_utils import run as runner
-
-    runner.lab(options)
-
-
 @cli.command()
 @click.argument("folder", metavar="RUN", type=_place)
 @click.argument("name")

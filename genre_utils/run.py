@@ -1,6 +1,5 @@
 """Run the notebooks in order with typed, checked parameters (papermill's Python API)."""
 
-import filecmp
 import fcntl
 import logging
 import os
@@ -8,7 +7,7 @@ import resource
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -142,13 +141,8 @@ def run(
     if not DATASETS[dataset].synthetic:
         data_folder(dataset, data_dir)  # which says what is missing
     results = Run(out or ROOT / "runs" / f"{profile}-{dataset}")
-    shared = {
-        "dataset": dataset,
-        "data_dir": data_dir,
-        "out": str(results.folder),
-        "jobs": workers(jobs),
-        "scheduler": scheduler,
-    }
+    shared = {"dataset": dataset, "data_dir": data_dir, "out": str(results.folder)}
+    shared |= {"jobs": workers(jobs), "scheduler": scheduler}
     for name in ("data_dir", "out"):
         if shared[name].encode(errors="ignore").decode() != shared[name]:
             option = f"--{name.replace('_', '-')} {shared[name]!r}"
@@ -192,45 +186,13 @@ def _own_surroundings() -> Iterator[None]:
     """
     with tempfile.TemporaryDirectory(prefix="genre-utils-", ignore_cleanup_errors=True) as home:
         write_kernel_spec(Path(home) / "kernels" / "python3")
-        jupyter = ("PATH", "DATA_DIR", "CONFIG_PATH", "CONFIG_DIR", "RUNTIME_DIR")
-        folders = ("IPYTHONDIR", *(f"JUPYTER_{name}" for name in jupyter))
+        folders = ("IPYTHONDIR", "JUPYTER_PATH", "JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR")
         paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
-        ours = dict.fromkeys(folders, home) | {
-            "MATPLOTLIBRC": os.devnull,
-            "MPLBACKEND": "module://matplotlib_inline.backend_inline",
-            "PYTHONPATH": os.pathsep.join(filter(None, paths)),
-        }
+        ours = dict.fromkeys(folders, home) | {"MATPLOTLIBRC": os.devnull}
+        ours["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"
+        ours["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
         with patch.dict(os.environ, ours):
             yield
-
-
-def lab(options: Sequence[str] = ()) -> None:
-    """Open JupyterLab, with ``options`` of its own, on copies of the notebooks in the demo's run.
-
-    Reading and trying changes nothing in the checkout, and finds the results of the demo run.
-    """
-    folder = Run().folder / "lab"
-    if changed := copy_notebooks(folder):
-        print(f"kept as you changed them: {', '.join(changed)}; delete one in {folder} for a new")
-    with _own_surroundings():
-        from jupyterlab.labapp import LabApp  # which looks for settings when it is imported
-
-        ours = f"--ServerApp.root_dir={folder}", "--LabApp.news_url=None"  # asks at every start
-        LabApp.launch_instance([*ours, *options])
-
-
-def copy_notebooks(folder: Path) -> list[str]:
-    """Copy the notebooks to a folder; those changed there stay, and their names are returned."""
-    changed = []
-    for path in notebooks():
-        copy, original = folder / path.name, folder / ".originals" / path.name  # as last copied
-        original.parent.mkdir(parents=True, exist_ok=True)
-        if copy.exists() and not (original.exists() and filecmp.cmp(copy, original, shallow=False)):
-            changed.append(path.name)
-        else:
-            for target in (original, copy):
-                shutil.copyfile(path, target)
-    return changed
 
 
 def execute(steps: list[tuple[Path, dict]], results: Run) -> None:

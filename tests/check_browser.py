@@ -14,6 +14,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from contextlib import contextmanager
@@ -24,7 +25,10 @@ from playwright.sync_api import Error, sync_playwright
 ROOT = Path(__file__).resolve().parent.parent
 SECONDS = 3600  # the longest notebook may take so long where nothing is stored
 # Else cells outside the window are not in the page.
-ALL_CELLS = "@jupyterlab/notebook-extension:tracker", {"windowingMode": "none", "scrollPastEnd": False}
+ALL_CELLS = (
+    "@jupyterlab/notebook-extension:tracker",
+    {"windowingMode": "none", "scrollPastEnd": False},
+)
 PROMPTS = "[...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].map(e => e.innerText)"
 RUNNING = f"{PROMPTS}.some(text => text.includes('*'))"
 FAULTS = """async () => {
@@ -56,14 +60,17 @@ PANEL = "document.querySelector('.jp-WindowedPanel-outer')"
 
 
 @contextmanager
-def lab():
-    """Start JupyterLab as a reader does; yield its address and its token."""
+def lab(settings):
+    """Start JupyterLab as a reader does; yield its address and its token.
+
+    ``settings`` is a folder for its settings: the reader's stay.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     token = secrets.token_hex(8)
     command = [str(ROOT / "run_all.sh"), "lab", "--no-browser", "--port", str(port)]
-    command += [f"--IdentityProvider.token={token}", "--ServerApp.log_level=ERROR"]
+    command += [f"--IdentityProvider.token={token}", f"--LabApp.user_settings_dir={settings}"]
     command += ["--allow-root"] * (os.geteuid() == 0)
     server = subprocess.Popen(command)
     try:
@@ -104,7 +111,9 @@ def check(page, url, picture):
     page.wait_for_function(RUNNING, timeout=60_000)
     page.wait_for_function(f"!{RUNNING}", timeout=1000 * SECONDS)
     time.sleep(2)  # for the last outputs
-    height = min(page.evaluate(f"{PANEL}.scrollHeight") + 200, 16_000)  # the most that Chromium paints
+    height = min(
+        page.evaluate(f"{PANEL}.scrollHeight") + 200, 16_000
+    )  # the most that Chromium paints
     page.set_viewport_size({"width": 1300, "height": height})
     page.evaluate(f"{PANEL}.scrollTop = 0")
     faults = page.evaluate(FAULTS)
@@ -122,7 +131,11 @@ def main():
     paths = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
     names = [path.name for path in paths if not asked.numbers or path.name[:2] in asked.numbers]
     wrong = 0
-    with lab() as (address, token), sync_playwright() as tools:
+    with (
+        tempfile.TemporaryDirectory() as settings,
+        lab(settings) as (address, token),
+        sync_playwright() as tools,
+    ):
         name, value = ALL_CELLS
         ask(f"{address}/lab/api/settings/{name}", token, {"raw": json.dumps(value)})
         browser = tools.chromium.launch(
