@@ -150,11 +150,10 @@ def main():
                 page.screenshot(path=asked.folder / f"{name[:2]}-stuck.png")
                 faults, counts = [str(error).splitlines()[0]], [0] * 4
             page.close()
-            cells, pictures, players, widgets = counts
-            print(
-                f"{name}: {cells} cells, {pictures} pictures, {players} players, {widgets} widgets, "
-                f"{time.monotonic() - start:.0f} s, {len(faults)} faults"
-            )
+            looked = zip(counts, ("cells", "pictures", "players", "widgets"), strict=True)
+            looked = ", ".join(f"{n} {what}" for n, what in looked)
+            spent = time.monotonic() - start
+            print(f"{name}: {looked}, {spent:.0f} s, {len(faults)} faults")
             print("".join(f"  {fault}\n" for fault in faults), end="", flush=True)
             wrong += bool(faults)
         browser.close()
