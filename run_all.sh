@@ -48,15 +48,16 @@ set_up() {
 }
 
 lab() { # JupyterLab on copies of the notebooks; copies that were changed stay
-  local folder="$here/runs/demo-demo/lab" changed="" path copy original
+  local folder="$here/runs/demo-demo/lab" new=() changed="" path copy original
   mkdir -p "$folder/.originals"
   for path in "$here"/notebooks/*.ipynb; do
     copy="$folder/${path##*/}" original="$folder/.originals/${path##*/}" # as it was copied
     if [ -e "$copy" ] && ! cmp -s "$copy" "$original"; then
       changed="$changed ${path##*/}"
-    else
+    elif ! cmp -s "$path" "$copy"; then
       cp "$path" "$original"
       cp "$path" "$copy"
+      new+=("$copy")
     fi
   done
   if [ -n "$changed" ]; then
@@ -70,6 +71,9 @@ lab() { # JupyterLab on copies of the notebooks; copies that were changed stay
   export MATPLOTLIBRC=/dev/null
   unset MPLBACKEND JUPYTERLAB_SETTINGS_DIR JUPYTERLAB_WORKSPACES_DIR
   "$python" -m ipykernel install --prefix "$own" > /dev/null
+  if [ "${#new[@]}" -gt 0 ]; then # their players are silent in a notebook that is not trusted
+    "$python" -m jupyter trust --log-level=ERROR "${new[@]}" > /dev/null
+  fi
   exec "$python" -m jupyterlab "--ServerApp.root_dir=$folder" "$@"
 }
 

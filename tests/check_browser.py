@@ -35,8 +35,9 @@ FAULTS = """async () => {
   const all = query => [...document.querySelectorAll(`.jp-Notebook ${query}`)];
   const found = [], said = (what, part) => found.push(`${what}: ${part.innerText.slice(0, 300)}`);
   const seen = part => part.getBoundingClientRect().height > 5 && part.checkVisibility();
-  all('[data-mime-type="application/vnd.jupyter.error"]').forEach(e => said('error', e));
-  all('[data-mime-type="application/vnd.jupyter.stderr"]').forEach(e => said('stderr', e));
+  for (const kind of ['error', 'stderr'])
+    all(`[data-mime-type="application/vnd.jupyter.${kind}"]`)
+      .forEach(e => said('error or warning', e));
   all('[data-mime-type="text/plain"]').filter(e => /^<.*>$/s.test(e.innerText.trim()))
     .forEach(e => said('shown as text only', e));
   all('.jp-OutputArea-output').filter(e => /(Error displaying|Loading) widget/.test(e.innerText))

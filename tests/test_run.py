@@ -516,32 +516,40 @@ def test_lab_opens_copies_and_keeps_those_that_were_changed(checkout):
     tried, gone, renewed, *_ = names
     (folder / tried).write_text("mine")
     (folder / gone).unlink()
-    (originals / renewed).write_text("a later version")
-    (originals / tried).write_text("a later version")
+    for name in (tried, renewed):  # later versions
+        with (originals / name).open("a") as stream:
+            stream.write("\n")
     for _ in range(2):
         done = _lab(checkout, "--version")
         assert done.returncode == 0
         assert f"kept as you changed them: {tried} (" in done.stderr
         assert len(done.stderr.splitlines()) == 1
     assert (folder / tried).read_text() == "mine"
-    assert (folder / gone).read_bytes() == (originals / gone).read_bytes()
-    assert (folder / renewed).read_text() == "a later version"
+    for name in (gone, renewed):
+        assert (folder / name).read_bytes() == (originals / name).read_bytes()
+
+
+def _asked(url):
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        return json.load(answer)
 
 
 def test_lab_has_this_pythons_kernel_and_leaves_the_home_alone(checkout):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    url, known = f"http://127.0.0.1:{port}/api/kernelspecs", None
+    url, known = f"http://127.0.0.1:{port}/api", None
     options = ["--no-browser", "--port", port, "--IdentityProvider.token=", "--allow-root"]
     command = [checkout / "run_all.sh", "lab", *options]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as server:
         for _ in range(300):
             with suppress(OSError):
-                known = json.loads(urllib.request.urlopen(url, timeout=10).read())
+                known = _asked(f"{url}/kernelspecs")
                 break
             time.sleep(0.2)
+        cells = _asked(f"{url}/contents/02_features.ipynb")["content"]["cells"]
         server.terminate()
+    assert all(c["metadata"]["trusted"] for c in cells if c["cell_type"] == "code")
     assert known["default"] == "python3"
     python = known["kernelspecs"]["python3"]["spec"]["argv"][0]
     assert Path(python).parent == Path(sys.executable).parent
