@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # ./run_all.sh [options]   runs the notebooks 01, 02, ... and prints Table 1 (--help: the options)
+# ./run_all.sh lab         opens copies of the notebooks in JupyterLab (options: JupyterLab's)
 # ./run_all.sh test        runs the demo and every test, the notebooks' included
 # Where the packages are not importable, it first makes .venv from requirements.lock.
 [ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # called with sh
@@ -15,7 +16,7 @@ importable() { # every package that the project imports, and the project itself
 import sys
 from importlib.util import find_spec
 names = """genre_utils librosa soxr soundfile av numpy scipy keras tensorflow sklearn onnx pretty_midi
-midirenderer pandas matplotlib seaborn jupyterlab ipykernel ipywidgets papermill nbval nbformat
+midirenderer pandas matplotlib seaborn PIL jupyterlab ipykernel ipywidgets papermill nbval nbformat
 yaml tqdm numba click platformdirs tabulate jinja2 joblib threadpoolctl pooch requests mutagen
 pytest xdist h5py hypothesis distributed ruff""".split()
 sys.exit(not all(find_spec(name) for name in names))
@@ -46,6 +47,36 @@ set_up() {
   echo "$lock" > "$venv/lock-installed"
 }
 
+lab() { # JupyterLab on copies of the notebooks; copies that were changed stay
+  local folder="$here/runs/demo-demo/lab" new=() changed="" path copy original
+  mkdir -p "$folder/.originals"
+  for path in "$here"/notebooks/*.ipynb; do
+    copy="$folder/${path##*/}" original="$folder/.originals/${path##*/}" # as it was copied
+    if [ -e "$copy" ] && ! cmp -s "$copy" "$original"; then
+      changed="$changed ${path##*/}"
+    elif ! cmp -s "$path" "$copy"; then
+      cp "$path" "$original"
+      cp "$path" "$copy"
+      new+=("$copy")
+    fi
+  done
+  if [ -n "$changed" ]; then
+    echo "kept as you changed them:$changed (delete one in $folder to have it anew)" >&2
+  fi
+  # As for the runs: no settings, start-up files and kernels of other work; this Python's kernel.
+  local own="$folder/.jupyter"
+  mkdir -p "$own"
+  export IPYTHONDIR="$own" JUPYTER_CONFIG_DIR="$own" JUPYTER_CONFIG_PATH="$own"
+  export JUPYTER_DATA_DIR="$own" JUPYTER_RUNTIME_DIR="$own" JUPYTER_PATH="$own/share/jupyter"
+  export MATPLOTLIBRC=/dev/null
+  unset MPLBACKEND JUPYTERLAB_SETTINGS_DIR JUPYTERLAB_WORKSPACES_DIR
+  "$python" -m ipykernel install --prefix "$own" > /dev/null
+  if [ "${#new[@]}" -gt 0 ]; then # their players are silent in a notebook that is not trusted
+    "$python" -m jupyter trust --log-level=ERROR "${new[@]}" > /dev/null
+  fi
+  exec "$python" -m jupyterlab "--ServerApp.root_dir=$folder" "$@"
+}
+
 if [ -x "$venv/bin/python" ] || ! importable python3; then
   set_up
   python="$venv/bin/python"
@@ -53,6 +84,9 @@ else
   python=python3
 fi
 
+if [ "${1:-}" = lab ]; then
+  lab "${@:2}"
+fi
 if [ "${1:-}" = test ]; then
   if [ $# -gt 1 ]; then
     echo "run_all.sh test: takes no options" >&2

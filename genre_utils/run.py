@@ -141,13 +141,8 @@ def run(
     if not DATASETS[dataset].synthetic:
         data_folder(dataset, data_dir)  # which says what is missing
     results = Run(out or ROOT / "runs" / f"{profile}-{dataset}")
-    shared = {
-        "dataset": dataset,
-        "data_dir": data_dir,
-        "out": str(results.folder),
-        "jobs": workers(jobs),
-        "scheduler": scheduler,
-    }
+    shared = {"dataset": dataset, "data_dir": data_dir, "out": str(results.folder)}
+    shared |= {"jobs": workers(jobs), "scheduler": scheduler}
     for name in ("data_dir", "out"):
         if shared[name].encode(errors="ignore").decode() != shared[name]:
             option = f"--{name.replace('_', '-')} {shared[name]!r}"
@@ -194,11 +189,9 @@ def _own_surroundings() -> Iterator[None]:
         write_kernel_spec(Path(home) / "kernels" / "python3")
         folders = ("IPYTHONDIR", "JUPYTER_PATH", "JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR")
         paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
-        ours = dict.fromkeys(folders, home) | {
-            "MATPLOTLIBRC": os.devnull,
-            "MPLBACKEND": "module://matplotlib_inline.backend_inline",
-            "PYTHONPATH": os.pathsep.join(filter(None, paths)),
-        }
+        ours = dict.fromkeys(folders, home) | {"MATPLOTLIBRC": os.devnull}
+        ours["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"
+        ours["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
         with patch.dict(os.environ, ours):
             yield
 

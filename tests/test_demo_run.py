@@ -1,5 +1,7 @@
 """A demo run on this machine against the committed one (``./run_all.sh test`` makes it first)."""
 
+import json
+
 import pandas as pd
 import pytest
 
@@ -35,6 +37,27 @@ def test_accuracies_agree_within_what_another_processor_changes(tables):
     here, committed = (table.loc[list(paper.TABLE1)] for table in tables)
     assert (here["accuracy"] - committed["accuracy"]).abs().max() < 0.08
     assert (here["f_score"] - committed["f_score"]).abs().max() < 0.08
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value"),
+    [
+        ("comparisons", ["protocol", "first", "second"], "difference"),
+        ("claims", ["claim", "protocol"], "figure"),
+        ("beyond_table", ["system", "protocol"], "song_accuracy"),
+    ],
+)
+def test_other_tables_have_the_same_rows_and_similar_values(run, name, key, value):
+    """For that same reason; a difference of two accuracies may move by both."""
+    committed = pd.read_csv(publish.FIGURES / "demo" / f"{name}.csv").set_index(key)
+    here = run.read(name).set_index(key)
+    assert list(here.index) == list(committed.index)
+    assert (here[value] - committed[value]).abs().max() < 0.16
+
+
+def test_the_same_corpus(run):
+    facts = json.loads((publish.FIGURES / "demo" / "run.json").read_text(encoding="utf-8"))
+    assert run.recorded("corpus") == facts["corpus"]
 
 
 def test_no_system_is_perfect_and_none_at_chance(tables):

@@ -1,5 +1,6 @@
 """Pictures say what their tables say: axes, labels, numbers, notes; files repeat by the byte."""
 
+import io
 import itertools
 
 import librosa
@@ -7,6 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+import soundfile
 from matplotlib.colors import to_hex
 from matplotlib.container import ErrorbarContainer
 from matplotlib.patches import FancyBboxPatch, Rectangle
@@ -501,3 +503,17 @@ def test_the_song_is_covered_and_silence_is_a_gap():
     assert first.values == pytest.approx([0.7, 0.6, 0, 0.1])
     assert second.baseline == pytest.approx(first.values)
     assert second.values == pytest.approx([1, 1, 0, 1])
+
+
+def test_a_player_is_short_and_has_the_whole_sound():
+    time = np.arange(80_001) / 16_000  # a length that no frame of mp3 divides
+    y = (0.5 * np.sin(2 * np.pi * 440 * time) * np.exp(-time)).astype(np.float32)
+    player = clip_figures.player(y)
+    assert 'type="audio/mpeg"' in player._repr_html_()
+    assert len(player.data) < 2 * len(y) / 4  # of 16-bit WAV
+    heard, rate = soundfile.read(io.BytesIO(player.data))
+    assert rate == 16_000
+    assert abs(len(heard) - len(y)) <= 576  # a frame
+    n = min(len(heard), len(y))
+    assert np.corrcoef(heard[:n], y[:n])[0, 1] > 0.99
+    assert clip_figures.player(y).data == player.data

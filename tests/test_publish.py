@@ -1,10 +1,14 @@
 import json
 import re
 import shutil
+from base64 import b64decode, b64encode
+from io import BytesIO
 
 import nbformat
+import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from genre_utils import paper, publish
 from genre_utils.runtime import GenreUtilsError, UsageError
@@ -146,3 +150,29 @@ def test_normalising_drops_what_runs_and_jupyterlab_change():
         if cell.cell_type == "code":
             cell.execution_count = 20 + i
     assert nbformat.writes(publish.normalise(notebook)) == expected
+
+
+def _pixels(text):
+    return np.asarray(Image.open(BytesIO(b64decode(text))).convert("RGB")).astype(int)
+
+
+def test_pictures_in_notebooks_are_made_small_and_keep_rare_colours():
+    noisy = np.random.default_rng(0).integers(0, 256, (300, 300, 1)) * np.array([1, 0.3, 0.6])
+    noisy[100:104, 100:104] = 255, 255, 0  # one yellow place
+    stream = BytesIO()
+    Image.fromarray(noisy.astype(np.uint8)).convert("RGBA").save(stream, "PNG")
+    text = b64encode(stream.getvalue()).decode()
+    output = nbformat.v4.new_output("display_data", {"image/png": text})
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("x", outputs=[output])])
+    small = publish.normalise(notebook).cells[0].outputs[0].data["image/png"]
+    assert len(small) < len(text) / 1.5
+    assert abs(_pixels(small) - _pixels(text)).max() < 10
+    assert publish.normalise(notebook).cells[0].outputs[0].data["image/png"] == small
+
+
+def test_the_committed_pictures_have_been_made_small():
+    for path in publish.notebooks():
+        for cell in nbformat.read(path, 4).cells:
+            for output in cell.get("outputs", []):
+                if picture := output.get("data", {}).get("image/png"):
+                    assert Image.open(BytesIO(b64decode(picture))).mode == "P", path

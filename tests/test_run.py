@@ -1,10 +1,16 @@
 import ast
 import fcntl
+import json
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
+import urllib.request
+from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
 
 import joblib
@@ -476,3 +482,77 @@ def test_quiet_when_empty_or_gone(value, monkeypatch, capfd):
     monkeypatch.setenv(PROGRESS, value)
     assert list(progress(range(3), "folds")) == [0, 1, 2]
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    """A checkout of the script, the package and the notebooks, and a home with a false kernel."""
+    place, home = tmp_path / "a checkout", tmp_path / "home"
+    shutil.copytree(run.NOTEBOOKS, place / "notebooks")
+    shutil.copy(ROOT / "run_all.sh", place)
+    (place / "genre_utils").symlink_to(ROOT / "genre_utils")
+    false = home / "kernels" / "python3" / "kernel.json"
+    false.parent.mkdir(parents=True)
+    false.write_text('{"argv": ["/no/such"], "display_name": "", "language": ""}')
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("HOME", str(home))
+    for name in ("IPYTHONDIR", "JUPYTER_PATH", "JUPYTER_DATA_DIR", "JUPYTER_CONFIG_DIR"):
+        monkeypatch.setenv(name, str(home))
+    return place
+
+
+def _lab(checkout, *options):
+    command = [checkout / "run_all.sh", "lab", *options]
+    return subprocess.run(command, capture_output=True, text=True, cwd="/", check=False)
+
+
+def test_lab_opens_copies_and_keeps_those_that_were_changed(checkout):
+    done = _lab(checkout, "--version")  # an option of JupyterLab's own
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.split() == [version("jupyterlab")]
+    folder, originals = checkout / "runs" / "demo-demo" / "lab", checkout / "notebooks"
+    names = [path.name for path in run.notebooks(originals)]
+    assert sorted(path.name for path in folder.glob("*.ipynb")) == names
+    tried, gone, renewed, *_ = names
+    (folder / tried).write_text("mine")
+    (folder / gone).unlink()
+    for name in (tried, renewed):  # later versions
+        with (originals / name).open("a") as stream:
+            stream.write("\n")
+    for _ in range(2):
+        done = _lab(checkout, "--version")
+        assert done.returncode == 0
+        assert f"kept as you changed them: {tried} (" in done.stderr
+        assert len(done.stderr.splitlines()) == 1
+    assert (folder / tried).read_text() == "mine"
+    for name in (gone, renewed):
+        assert (folder / name).read_bytes() == (originals / name).read_bytes()
+
+
+def _asked(url):
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        return json.load(answer)
+
+
+def test_lab_has_this_pythons_kernel_and_leaves_the_home_alone(checkout):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    url, known = f"http://127.0.0.1:{port}/api", None
+    options = ["--no-browser", "--port", port, "--IdentityProvider.token=", "--allow-root"]
+    command = [checkout / "run_all.sh", "lab", *options]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as server:
+        for _ in range(300):
+            with suppress(OSError):
+                known = _asked(f"{url}/kernelspecs")
+                break
+            time.sleep(0.2)
+        cells = _asked(f"{url}/contents/02_features.ipynb")["content"]["cells"]
+        server.terminate()
+    assert all(c["metadata"]["trusted"] for c in cells if c["cell_type"] == "code")
+    assert known["default"] == "python3"
+    python = known["kernelspecs"]["python3"]["spec"]["argv"][0]
+    assert Path(python).parent == Path(sys.executable).parent
+    # JupyterLab looks for language servers by npm, where there is one.
+    home = {path.name for path in (checkout.parent / "home").iterdir()} - {".npm"}
+    assert home == {"kernels"}

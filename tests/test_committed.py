@@ -1,0 +1,358 @@
+"""The committed notebooks state what the published tables of the same run say: as numbers.
+
+Outputs and tables come from one run, so a printed number may differ from its table by rounding
+alone: half a unit of its last digit. What another machine may change is in test_demo_run.py.
+"""
+
+import ast
+import json
+import re
+import shutil
+from decimal import Decimal
+
+import nbformat
+import pandas as pd
+import pytest
+
+from genre_utils import paper, publish, run
+from genre_utils.metrics.tables import plain
+from genre_utils.store import Run
+
+NUMBER = r"[+-]?\d+(?:\.\d+)?(?:e-\d+)?"
+QUIET = ("run.", "soundfile.")  # calls that return nothing to show
+SCORES = ["accuracy", "accuracy_lo", "accuracy_hi"]
+SONG = [f"song_{name}" for name in SCORES]
+LEAD = ["song_lead", "song_lead_lo", "song_lead_hi", "song_lead_p"]
+# What a printed line counts, by notebook; the names are those of `facts`.
+COUNTS = {
+    "01_data": {
+        r"(\d+) clips in the table = (\d+) used \+ (\d+) refused": ["clips", "clips", "none"],
+        r"(\d+) clips, (\d+) digests, (\d+) rows of folds": ["clips", "clips", "tests"],
+    },
+    "03_cnn": {
+        r"(\d+) clips, (\d+) genres, (\d+) folds": ["clips", "genres", "folds"],
+        r"kernel \((\d+), (\d+), (\d+), (\d+)\) bias \((\d+)": [*("side",) * 2, "rgb", *("k",) * 2],
+    },
+    "04_svm": {
+        r"(\d+) clips, each (\d+) rows": ["clips", "rows"],
+        r"(\d+) genres, (\d+) two-class SVMs": ["genres", "pairs"],
+    },
+    "05_results": {r"(\d+) clips, (\d+) genres, (\d+) artists": ["clips", "genres", "artists"]},
+    "06_what_it_measures": {r"(\d+) clips, (\d+) artists": ["clips", "artists"]},
+    "07_beyond_the_paper": {r"(\d+) clips, (\d+) genres": ["clips", "genres"]},
+    "08_your_own_music": {r"trained on (\d+) clips of .*, (\d+) genres": ["clips", "genres"]},
+}
+
+
+def facts(tables):
+    """Count what the notebooks count, from run.json and Table 1."""
+    corpus = json.loads((tables / "run.json").read_text(encoding="utf-8"))["corpus"]
+    table1 = pd.read_csv(tables / "table1.csv")
+    clips, genres = corpus["n_clips"], corpus["n_genres"]
+    found = {"clips": clips, "genres": genres, "artists": corpus["n_artists"], "none": 0}
+    found |= {"tests": clips * table1["protocol"].nunique(), "folds": int(table1["n_folds"].max())}
+    found |= {"pairs": genres * (genres - 1) // 2, "rows": paper.SVM["n_mfcc"] + 1}
+    return found | {"side": 3, "rgb": 3, "k": 64}  # VGG-16's first kernels
+
+
+def unclean(notebooks):
+    """Cells that did not run, show nothing where they should, or show an error or stderr."""
+    found = []
+    for path in run.notebooks(notebooks):
+        code = [c for c in nbformat.read(path, 4).cells if c.cell_type == "code"]
+        for i, cell in enumerate(code, 1):
+            kinds = [output.get("name", output.output_type) for output in cell.outputs]
+            wrong = [kind for kind in kinds if kind in ("stderr", "error")]
+            wrong += ["did not run"] * (cell.execution_count is None)
+            wrong += ["no output"] * (_shows(cell.source) and not kinds)
+            found += [f"{path.stem}, cell {i}: {what}" for what in wrong]
+    return found
+
+
+def _shows(source):
+    """Whether a cell prints, displays, or ends with a value."""
+    lines = [(type(part), ast.unparse(part)) for part in ast.parse(source).body]
+    said = any(line.startswith(("print(", "display(")) for _, line in lines)
+    return said or (lines[-1][0] is ast.Expr and not lines[-1][1].startswith(QUIET))
+
+
+def _outputs(notebooks, stem, marker):
+    """Everything that the one cell with ``marker`` shows: texts, Markdown, HTML."""
+    cells = nbformat.read(notebooks / f"{stem}.ipynb", 4).cells
+    (cell,) = (c for c in cells if c.cell_type == "code" and marker in c.source)
+    data = [output.get("data", {}) for output in cell.outputs]
+    texts = [output.get("text", "") for output in cell.outputs]
+    return "".join([*texts, *(d.get(f"text/{k}", "") for k in ("markdown", "html") for d in data)])
+
+
+def _markdown(text):
+    """Rows of a Markdown table, each a list of its cells' texts."""
+    lines = [line for line in text.splitlines() if line.startswith("| ")]
+    return [[c.strip() for c in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines[1:]]
+
+
+def _html(text):
+    """Rows of a pandas table in HTML: texts of its index, and of its columns by name."""
+    rows = re.findall(r"<tr.*?</tr>", text, re.DOTALL)
+    cells = [re.findall(r"<(t[hd])[^>]*>(.*?)</t", row, re.DOTALL) for row in rows]
+    assert "rowspan" not in text, "sort the table otherwise"
+    names = [name for _, name in cells[0]]
+    bodies = [row for row in cells if row[-1][0] == "td"]
+    assert bodies, text[:100]
+    for row in bodies:
+        index = [text for kind, text in row if kind == "th"]
+        values = [text for kind, text in row if kind == "td"]
+        yield index, dict(zip(names[-len(values) :], values, strict=True))
+
+
+def _differs(said, known):
+    """Whether a printed number is not the rounded one; the tables have six decimals."""
+    unit = float(Decimal(1).scaleb(Decimal(said).as_tuple().exponent))
+    return not abs(float(said) - known) <= unit / 2 + 1e-6
+
+
+def untrue(notebooks, tables):
+    """Numbers and verdicts that the notebooks show and the tables do not say."""
+    checks = _counted, _table1, _comparisons, _claims, _beyond, _shapes
+    return [fault for check in checks for fault in check(notebooks, tables)]
+
+
+def _wrong(where, said, known):
+    """Compare printed numbers with known ones, one by one, and their number."""
+    if len(said) != len(known):
+        return [f"{where}: {len(said)} numbers, not {len(known)}"]
+    pairs = zip(said, known, strict=True)
+    return [f"{where}: {s}, not {k:g}" for s, k in pairs if _differs(s, float(k))]
+
+
+def _counted(notebooks, tables):
+    known, found = facts(tables), []
+    for stem, patterns in COUNTS.items():
+        code = [c for c in nbformat.read(notebooks / f"{stem}.ipynb", 4).cells if "outputs" in c]
+        text = "".join(output.get("text", "") for cell in code for output in cell.outputs)
+        for pattern, names in patterns.items():
+            said = re.search(pattern, text)
+            said = said.groups() if said else ()
+            found += _wrong(f"{stem}, {pattern}", said, [known[name] for name in names])
+    genres = json.loads((tables / "run.json").read_text(encoding="utf-8"))["corpus"]["report"]
+    for stem, marker in (("01_data", "in_paper="), ("08_your_own_music", "train_from_run")):
+        shown = {
+            i[0]: row for i, row in _html(_outputs(notebooks, stem, marker)) if i[0] != "genre"
+        }
+        for genre, counts in genres["genres"].items():
+            said = [shown.get(genre, {}).get(name, "nan") for name in counts]
+            found += _wrong(f"{stem}, {genre}", said, list(counts.values()))
+    return found
+
+
+def _table1(notebooks, tables):
+    """Compare Table 1 and what is taken from it in notebooks 5 and 6."""
+    table = pd.read_csv(tables / "table1.csv")
+    rows = _markdown(_outputs(notebooks, "05_results", "tables.markdown"))
+    found = _rows("05, Table 1", rows, table, [*SCORES, "f_score", *SONG, "paper_accuracy"])
+    known = table.set_index(["system", "protocol"])
+    wide = known["accuracy"].unstack()
+    wide["difference"] = wide["random"] - wide["artist"]
+    for stem, marker in (
+        ("05_results", 'wide["difference"]'),
+        ("06_what_it_measures", "paper.REFERENCE_POINTS if"),
+    ):
+        for (system,), row in _html(_outputs(notebooks, stem, marker)):
+            expected = [wide.loc[system, column] for column in row]
+            found += _wrong(f"{stem}, {system}", list(row.values()), expected)
+    said = _outputs(notebooks, "05_results", "against_artist_oracle")
+    above = re.findall(r"([\w-]+) \((\d\.\d+)\)", said)
+    found += ["05: no word on the artist oracle"] * (not above and "Knowing" not in said)
+    for system, value in above:
+        found += _wrong(f"05, oracle, {system}", [value], [wide.loc[system, "random"]])
+    for index, row in _html(_outputs(notebooks, "06_what_it_measures", '"n_artists"]].round')):
+        expected = list(known.loc[tuple(index), list(row)])
+        found += _wrong(f"06, intervals, {index}", list(row.values()), expected)
+    for _, row in _html(_outputs(notebooks, "06_what_it_measures", '"n_songs"]].round')):
+        key = row.pop("system"), row.pop("protocol")
+        found += _wrong(f"06, songs, {key}", list(row.values()), list(known.loc[key, list(row)]))
+    return found
+
+
+def _rows(where, rows, table, columns):
+    """Compare a Markdown table of systems and protocols with the rows of a table, in order."""
+    if len(rows) != len(table):
+        return [f"{where}: {len(rows)} rows, not {len(table)}"]
+    found = []
+    for (system, protocol, *cells), known in zip(rows, table.to_dict("records"), strict=True):
+        name = plain(paper.LABELS.get(known["system"], known["system"]))
+        if (system, protocol) != (name, known["protocol"]):
+            found.append(f"{where}: {system}, {protocol}; not {name}, {known['protocol']}")
+        said = re.findall(NUMBER, " ".join(cells))
+        expected = [known[column] for column in columns if pd.notna(known[column])]
+        found += _wrong(f"{where}, {system}, {protocol}", said, expected)
+    return found
+
+
+def _comparisons(notebooks, tables):
+    known = pd.read_csv(tables / "comparisons.csv").set_index(["protocol", "first", "second"])
+    found, seen = [], 0
+    for _, row in _html(_outputs(notebooks, "06_what_it_measures", "both_ends =")):
+        key, seen = tuple(row.pop(name) for name in known.index.names), seen + 1
+        found += _wrong(f"06, {key}", list(row.values()), list(known.loc[key, list(row)]))
+    expected = known.index.get_level_values("protocol").isin(["random", "artist"]).sum()
+    return found + _wrong("06, comparisons", [str(seen)], [expected])
+
+
+def _claims(notebooks, tables):
+    rows = _markdown(_outputs(notebooks, "06_what_it_measures", "claims_markdown"))
+    known = pd.read_csv(tables / "claims.csv")
+    found = _wrong("06, claims", [str(len(rows))], [len(known)])
+    for (claim, _, _, figure, verdict, _), row in zip(rows, known.itertuples(), strict=False):
+        where = f"06, claim {row.claim}, {row.protocol}"
+        said = re.findall(NUMBER, figure.rpartition(": ")[2])
+        found += _wrong(where, said, [x for x in (row.figure, row.low, row.high) if pd.notna(x)])
+        if (claim.partition(".")[0], verdict) != (str(row.claim), f"**{plain(row.verdict)}**"):
+            found.append(f"{where}: {claim}: {verdict}, not {row.verdict}")
+    return found
+
+
+def _beyond(notebooks, tables):
+    """Compare notebook 7's table of systems, its learning curve and its calibration."""
+    stem = "07_beyond_the_paper"
+    rows = [row[:-1] for row in _markdown(_outputs(notebooks, stem, "beyond_markdown"))]  # no time
+    table = pd.read_csv(tables / "beyond_table.csv")
+    found = _rows("07", rows, table, ["n_folds", *SCORES, *SONG, "song_f_score", *LEAD])
+    last = pd.read_csv(tables / "learning_curve.csv").groupby("system").last()
+    for (system,), row in _html(_outputs(notebooks, stem, "tables.learning_curve")):
+        if row.keys() <= set(last):  # not the row of the index' name
+            expected = [last.loc[system, column] for column in row]
+            found += _wrong(f"07, curve, {system}", list(row.values()), expected)
+    known = pd.read_csv(tables / "calibration.csv").set_index("system")
+    for _, row in _html(_outputs(notebooks, stem, "calibration_table")):
+        system = row.pop("system")
+        expected = list(known.loc[system, list(row)])
+        found += _wrong(f"07, calibration, {system}", list(row.values()), expected)
+    return found
+
+
+def _shapes(notebooks, tables):
+    """Compare the shapes of images and of stored arrays with the paper's."""
+    clips, found = facts(tables)["clips"], []
+    for marker, before in (("paper.SHAPES)", ()), ("store.rows(", (clips,))):
+        shown = {i[0]: row for i, row in _html(_outputs(notebooks, "02_features", marker))}
+        for name, shape in paper.SHAPES.items():
+            said = re.findall(r"\d+", next(iter(shown[name].values())))
+            found += _wrong(f"02, {name}", said, [*before, *shape])
+    maps = {i[0]: row for i, row in _html(_outputs(notebooks, "03_cnn", "stored of one clip"))}
+    height, width = paper.SHAPES["mel"]
+    said = re.findall(r"\d+", maps["vgg-mel"]["stored of one clip"])
+    return found + _wrong("03, vgg-mel", said, [height // 32, width // 32, 512])
+
+
+@pytest.fixture(params=["committed", "this machine's"])
+def pair(request):
+    """Notebooks and tables of one run: the committed one, or the demo run here."""
+    if request.param == "committed":
+        return run.NOTEBOOKS, publish.FIGURES / "demo"
+    folder = Run().folder
+    if not (folder / "notebooks" / "08_your_own_music.ipynb").is_file():
+        pytest.skip(f"no finished {folder}: make it with ./run_all.sh")
+    return folder / "notebooks", folder
+
+
+def test_notebooks_are_clean_and_state_what_the_tables_say(pair):
+    assert unclean(pair[0]) == []
+    assert untrue(*pair) == []
+
+
+def test_the_papers_rows_are_all_looked_at():
+    """The checks above are not vacuous: each protocol's four rows stand in notebook 5."""
+    rows = _markdown(_outputs(run.NOTEBOOKS, "05_results", "tables.markdown"))
+    shown = {(system, protocol) for system, protocol, *_ in rows}
+    four = [plain(label) for label in paper.SYSTEM_LABELS.values()]
+    assert {(s, p) for s in four for p in ("random", "track", "album", "artist")} <= shown
+
+
+PLANTED = {  # the first such number (or verdict) in a notebook's text, whatever it is
+    "accuracy": ("05_results", r"CNN\+Mel-spectrogram +\| artist +\| +(\d\.\d\d)"),
+    "interval": ("05_results", r"Baseline SVM +\| random .*?–(\d\.\d\d)\)"),
+    "difference": ("05_results", r"<th>cnn-mel</th>(?:.*?<td>){5}(\d\.\d\d)"),
+    "oracle": ("05_results", r"cnn-mel \((\d\.\d\d)\)"),
+    "clips": ("05_results", r"(\d+) clips, \d+ genres"),
+    "reference": ("06_what_it_measures", r"<th>oracle-album</th>.*?<td>(\d\.\d\d)"),
+    "artists": ("06_what_it_measures", r"<th>cnn-mel</th>(?:.*?<td>){5}(\d+)"),
+    "songs": ("06_what_it_measures", r"<td>cnn-mel</td>(?:.*?<td>){3}(\d\.\d\d)"),
+    "p": ("06_what_it_measures", r"<td>cnn-mel</td>[^<]*<td>cnn-mfcc(?:.*?<td>){4}(\d\.\d+)"),
+    "claim": ("06_what_it_measures", r"over [\w-]+: ([+-]\d\.\d\d)"),
+    "verdict": ("06_what_it_measures", r"\*\*(does not hold|holds|undecided: \w+)\*\*"),
+    "lead": ("07_beyond_the_paper", r"CNN\+MFCC .*?([+-]\d\.\d\d) \("),
+    "curve": ("07_beyond_the_paper", r"<th>pooled-lda</th>(?:.*?<td>){10}(\d\.\d\d)"),
+    "calibration": ("07_beyond_the_paper", r"<td>cnn-mel</td>(?:.*?<td>){4}(\d\.\d\d)"),
+    "digests": ("01_data", r"\d+ clips, (\d+) digests"),
+    "clips of a genre": ("01_data", r"<th>Jazz</th>[^<]*<td>(\d+)</td>[^<]*<td>\d"),
+    "image": ("02_features", r"<th>mfcc</th>.*?, (\d+)\)"),
+    "stored": ("02_features", r"<th>chroma</th>[^<]*<td>\(\d+, 32, (\d+)\)"),
+    "folds": ("03_cnn", r"genres, (\d+) folds"),
+    "map": ("03_cnn", r"\((\d+), \d+, 512\)"),
+    "classifiers": ("04_svm", r"genres, (\d+) two-class"),
+    "heard": ("08_your_own_music", r"trained on (\d+) clips"),
+}
+
+
+def _other(text):
+    """Another verdict, or a number two units of its last digit higher."""
+    if not text[-1].isdigit():
+        return {"holds": "does not hold"}.get(text, "holds")
+    return f"{Decimal(text) + 2 * Decimal(1).scaleb(Decimal(text).as_tuple().exponent)}"
+
+
+@pytest.mark.parametrize("what", PLANTED)
+def test_a_planted_number_is_found(tmp_path, what):
+    stem, pattern = PLANTED[what]
+    shutil.copytree(run.NOTEBOOKS, tmp_path, dirs_exist_ok=True)
+    path = tmp_path / f"{stem}.ipynb"
+    text = path.read_text(encoding="utf-8")
+    match = re.search(pattern, text, re.DOTALL)
+    other = _other(match[1])
+    start, end = match.span(1)
+    path.write_text(text[:start] + other + text[end:], encoding="utf-8")
+    assert untrue(run.NOTEBOOKS, publish.FIGURES / "demo") == []
+    (found,) = untrue(tmp_path, publish.FIGURES / "demo")
+    assert found.startswith(stem[:2])
+    assert other in found
+    assert unclean(tmp_path) == []
+
+
+def _stream(name):
+    return nbformat.v4.new_output("stream", name=name, text="a warning")
+
+
+DIRT = {
+    "did not run": lambda cell: cell.update(execution_count=None),
+    "no output": lambda cell: cell.update(outputs=[]),
+    "stderr": lambda cell: cell.outputs.append(_stream("stderr")),
+    "error": lambda cell: cell.outputs.append(nbformat.v4.new_output("error", ename="KeyError")),
+}
+
+
+@pytest.mark.parametrize("what", DIRT)
+def test_a_planted_fault_of_a_cell_is_found(tmp_path, what):
+    shutil.copytree(run.NOTEBOOKS, tmp_path, dirs_exist_ok=True)
+    path = tmp_path / "06_what_it_measures.ipynb"
+    notebook = nbformat.read(path, 4)
+    code = [c for c in notebook.cells if c.cell_type == "code"]
+    DIRT[what](code[5])
+    nbformat.write(notebook, path)
+    assert unclean(tmp_path) == [f"06_what_it_measures, cell 6: {what}"]
+
+
+@pytest.mark.parametrize("table", ["table1", "claims", "comparisons", "beyond_table"])
+def test_a_table_of_another_run_is_found(tmp_path, table):
+    """The committed outputs and the published tables were not made together."""
+    shutil.copytree(publish.FIGURES / "demo", tmp_path, dirs_exist_ok=True)
+    known = pd.read_csv(tmp_path / f"{table}.csv")
+    column = {"claims": "figure", "comparisons": "difference"}.get(table, "accuracy")
+    known.loc[0, column] += 0.02
+    known.to_csv(tmp_path / f"{table}.csv", index=False)
+    assert untrue(run.NOTEBOOKS, tmp_path)
+
+
+@pytest.mark.parametrize("path", run.notebooks(), ids=lambda path: path.stem)
+def test_a_notebook_is_under_a_megabyte(path):
+    assert path.stat().st_size < 1_000_000
