@@ -141,13 +141,8 @@ def run(
     if not DATASETS[dataset].synthetic:
         data_folder(dataset, data_dir)  # which says what is missing
     results = Run(out or ROOT / "runs" / f"{profile}-{dataset}")
-    shared = {
-        "dataset": dataset,
-        "data_dir": data_dir,
-        "out": str(results.folder),
-        "jobs": workers(jobs),
-        "scheduler": scheduler,
-    }
+    shared = {"dataset": dataset, "data_dir": data_dir, "out": str(results.folder)}
+    shared |= {"jobs": workers(jobs), "scheduler": scheduler}
     for name in ("data_dir", "out"):
         if shared[name].encode(errors="ignore").decode() != shared[name]:
             option = f"--{name.replace('_', '-')} {shared[name]!r}"
@@ -261,9 +256,10 @@ def first_answer(results: Run) -> str:
     """Table 1's rows of the paper, and where to look; the notebooks behind 05 go beyond it."""
     table = results.read("table1")
     columns = {"the paper": [f"{a:.2f} / {f:.2f}" for a, f in paper.TABLE1.values()]}
-    for protocol in ("random", "artist"):
+    names = {"random": "random folds", "artist": "artist folds", "published": "published split"}
+    for protocol, name in names.items():
         if protocol in set(table["protocol"]):
-            columns[f"{protocol} folds"] = paper_rows(table, protocol)
+            columns[name] = paper_rows(table, protocol)
     rows = pd.DataFrame(columns, index=list(paper.SYSTEM_LABELS.values()))
     rows.index.name = "accuracy (95 % interval) / F-score"
     corpus = results.recorded("corpus")

@@ -354,7 +354,8 @@ TABLES = {
     "06_what_it_measures": ("comparisons", "claims"),
     "07_beyond_the_paper": BEYOND,
 }
-TEXT = ("clip_id", "path", "genre", "artist", "album", "track", "status", "y_true", "y_pred")
+TEXT = ("clip_id", "path", "genre", "artist", "album", "track", "part", "status")
+TEXT += ("y_true", "y_pred")
 PACKAGES = ("librosa", "soundfile", "numpy", "scipy", "keras", "tensorflow", "scikit-learn")
 
 

@@ -57,17 +57,16 @@ def table1(
     song_accuracy_lo, song_accuracy_hi, song_f_score, n_songs.
     """
     bootstrap = {"f_average": f_average, "n_resamples": n_resamples, "seed": seed}
+    one = {"on": evaluate.KEY, "validate": "one_to_one"}
     songs = evaluate.song_level(predictions, clips).assign(fold=0)
     of_clips, of_songs = (
         evaluate.score_table(answers, f_average).merge(
-            intervals.cluster_intervals(answers, clips, **bootstrap),
-            on=evaluate.KEY,
-            validate="one_to_one",
+            intervals.cluster_intervals(answers, clips, **bootstrap), **one
         )
         for answers in (predictions, songs)
     )
     of_songs = of_songs[[*evaluate.KEY, *SONG]].rename(columns=SONG)
-    return of_clips.merge(of_songs, on=evaluate.KEY, validate="one_to_one")
+    return of_clips.merge(of_songs, **one)
 
 
 def paper_rows(table: pd.DataFrame, protocol: str) -> list[str]:
@@ -95,6 +94,8 @@ def markdown(table: pd.DataFrame, title: str, note: str = "") -> str:
     sizes = table.iloc[0]
     artists = sizes.n_artists or "unknown"
     end = f"{sizes.n_clips} clips of {sizes.n_songs} songs by {artists} artists."
+    part = table[(table["protocol"] == "published") & (table["n_clips"] != sizes.n_clips)]
+    end += "".join(f" The published split tests {n} of them." for n in part["n_clips"][:1])
     return f"{text}\n{end}\n"
 
 
@@ -174,7 +175,7 @@ def beyond_markdown(
             }
         )
     text = page(pd.DataFrame(rows), "Beyond the paper", title, note, list(rows[0])[2:])
-    both = ", both protocols" * (table["protocol"].nunique() > 1)
+    both = ("", ", both protocols", ", all protocols")[min(table["protocol"].nunique(), 3) - 1]
     return f"{text}\nTime: training and testing of all its folds{both}, two cores.\n"
 
 

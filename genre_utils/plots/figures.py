@@ -21,6 +21,7 @@ from genre_utils.plots.clip_figures import (
     GREEN,
     ORANGE,
     PURPLE,
+    RED,
     canvas,
     finish,
     outer_labels,
@@ -31,6 +32,7 @@ from genre_utils.plots.clip_figures import (
 )
 
 PROTOCOLS = {"random": BLUE, "track": GREEN, "album": PURPLE, "artist": ORANGE}
+PROTOCOLS |= {"published": RED}
 COLOURS = sns.color_palette("colorblind").as_hex()
 LINES = ("-", "--", ":")  # a second round of the ten colours is dashed
 COARSE = 80  # dots per inch of noisy pictures, which take megabytes
