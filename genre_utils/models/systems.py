@@ -264,7 +264,7 @@ def cross_validate(
         if (n := fold.isna().sum()) and protocol != "published":
             without = f"{n} of {len(clips)} clips have no fold under the protocol {protocol}"
             raise GenreUtilsError(f"{without}; run notebook 01_data again")
-        _, group = np.unique(part["group"].astype(str), return_inverse=True)
+        _, group = np.unique(part["group"].fillna("").astype(str), return_inverse=True)
         tested = sorted(set(fold[fold >= 0].astype(int)))
         for i in (i for i in tested if folds is None or i in folds):
             test = (fold == i).to_numpy()
