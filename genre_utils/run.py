@@ -188,11 +188,9 @@ def _own_surroundings() -> Iterator[None]:
         write_kernel_spec(Path(home) / "kernels" / "python3")
         folders = ("IPYTHONDIR", "JUPYTER_PATH", "JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR")
         paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
-        ours = dict.fromkeys(folders, home) | {
-            "MATPLOTLIBRC": os.devnull,
-            "MPLBACKEND": "module://matplotlib_inline.backend_inline",
-            "PYTHONPATH": os.pathsep.join(filter(None, paths)),
-        }
+        ours = dict.fromkeys(folders, home) | {"MATPLOTLIBRC": os.devnull}
+        ours |= {"MPLBACKEND": "module://matplotlib_inline.backend_inline"}
+        ours |= {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
         with patch.dict(os.environ, ours):
             yield
 

@@ -93,8 +93,8 @@ def load_gtzan(folder: Path) -> tuple[pd.DataFrame, dict]:
     part = clips["clip_id"].map(part).replace("validation", "train").fillna("")
     gone = (part == "left out") & (clips["status"] == "ok")
     clips.loc[gone, "status"] = "left out by the published split"
-    names = {"artist": "", "album": "", "track": clips["clip_id"], "part": part.mask(gone, "")}
-    clips = clips.assign(**names, start_s=float("nan"))
+    clips = clips.assign(artist="", album="", track=clips["clip_id"], start_s=float("nan"))
+    clips["part"] = part.replace("left out", "")
     for clip_id in clips.loc[clips["clip_id"].duplicated(), "clip_id"]:
         raise GenreUtilsError(f"{root}: {clip_id} stands there twice; keep one of them")
     clips.loc[clips["path"].str.endswith(GTZAN.known_bad), "status"] = "known broken file"
@@ -110,7 +110,7 @@ GTZAN = Dataset(
     licence="none stated; research use",
     citation="G. Tzanetakis and P. Cook: Musical Genre Classification of Audio Signals. IEEE "
     "Trans. Speech and Audio Processing 10(5), 2002; its faults: B. L. Sturm, MIRUM 2012",
-    needs="a folder: genres/<genre>/<genre>.<number>.au or .wav; no artists known",
+    needs="a folder: genres/<genre>/<genre>.<number>.au or .wav; no artists named",
     load=load_gtzan,
     known_bad=("jazz.00054.au", "jazz.00054.wav"),  # by copy of the release
     release=Release((GTZAN_AUDIO,), audio="*.au", n_audio=1000, cap=2 * 10**9),

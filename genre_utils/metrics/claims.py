@@ -209,10 +209,9 @@ def _judged(part: pd.DataFrame, clips: pd.DataFrame, bootstrap: dict) -> dict[in
     }
     pairs = list(dict.fromkeys(chain(*wanted.values())))
     compared = intervals.compare(part, clips, pairs, **bootstrap)
-    leads = {
-        (row.first, row.second): _comparison(f"{row.first} over {row.second}", row)
-        for row in compared.itertuples()
-    }
+    leads = {}
+    for row in compared.itertuples():
+        leads[row.first, row.second] = _comparison(f"{row.first} over {row.second}", row)
     mel, no_mel = part[part["system"] == MEL], f"no predictions of {MEL}"
     confused, words = ([], no_mel) if mel.empty else _confusions(mel, clips, bootstrap)
     family = [*leads.values(), *confused]
