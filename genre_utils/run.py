@@ -255,14 +255,14 @@ def first_answer(results: Run) -> str:
     """Table 1's rows of the paper, and where to look; the notebooks behind 05 go beyond it."""
     table = results.read("table1")
     columns = {"the paper": [f"{a:.2f} / {f:.2f}" for a, f in paper.TABLE1.values()]}
-    for protocol in ("random", "artist"):
+    names = {"random": "random folds", "artist": "artist folds", "published": "published split"}
+    for protocol, name in names.items():
         if protocol in set(table["protocol"]):
-            columns[f"{protocol} folds"] = paper_rows(table, protocol)
+            columns[name] = paper_rows(table, protocol)
     rows = pd.DataFrame(columns, index=list(paper.SYSTEM_LABELS.values()))
-    rows.index.name = "accuracy (95 % interval) / F-score"
     corpus = results.recorded("corpus")
-    about = results.note() or corpus["title"]
-    title = f"Table 1 ({about}; {corpus['n_clips']} clips)"
+    title = f"Table 1 ({results.note() or corpus['title']}; {corpus['n_clips']} clips)"
+    title += ": accuracy (95 % interval) / F-score"
     return f"\n{title}\n\n{rows.to_markdown()}\n\n{summary(results.folder)}\n"
 
 

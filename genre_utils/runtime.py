@@ -48,7 +48,7 @@ RANGES: dict[str, tuple] = {
 }
 # Lists: fewest and most elements, whether they differ from each other, the range of each.
 LISTS: dict[str, tuple[int, int, bool, tuple]] = {
-    "protocols": (1, 4, True, ("random", "track", "album", "artist")),
+    "protocols": (1, 5, True, ("random", "track", "album", "artist", "published")),
     "train_sizes": (1, 100, True, (0.01, 1.0)),
     "patches": (2, 2, False, (1, 200)),
 }

@@ -53,14 +53,9 @@ Arrays = dict[str, np.ndarray]
 
 
 def cache_dir() -> Path:
-    """Folder of what is kept between runs: ``$GENRE_UTILS_CACHE``, or the system's cache folder.
-
-    A folder ~/.cache/genre-utils from an earlier version serves where the system's is not there.
-    """
-    if chosen := os.environ.get("GENRE_UTILS_CACHE"):
-        return Path(chosen).expanduser()
-    place, earlier = user_cache_path("genre-utils", False), Path.home() / ".cache" / "genre-utils"
-    return earlier if earlier.is_dir() and not place.is_dir() else place
+    """Folder of what is kept between runs: ``$GENRE_UTILS_CACHE``, or in the system's cache."""
+    chosen = os.environ.get("GENRE_UTILS_CACHE")
+    return Path(chosen).expanduser() if chosen else user_cache_path("genre-utils", False)
 
 
 def digest(value: Any) -> str:  # noqa: ANN401
@@ -354,7 +349,8 @@ TABLES = {
     "06_what_it_measures": ("comparisons", "claims"),
     "07_beyond_the_paper": BEYOND,
 }
-TEXT = ("clip_id", "path", "genre", "artist", "album", "track", "status", "y_true", "y_pred")
+TEXT = ("clip_id", "path", "genre", "artist", "album", "track", "part", "status")
+TEXT += ("y_true", "y_pred")
 PACKAGES = ("librosa", "soundfile", "numpy", "scipy", "keras", "tensorflow", "scikit-learn")
 
 

@@ -126,6 +126,16 @@ def test_each_protocol_is_judged_by_itself():
     assert "Knowing" not in alone.loc[5, "why"]
 
 
+def test_a_published_split_is_judged_where_it_was_tested():
+    clips = _clips()
+    random, other = (_predictions(clips, PAPERS, name) for name in ("random", "published"))
+    table = claims.claims_table(pd.concat([random, other]), clips, "made up", **QUICK)
+    assert table["protocol"].value_counts().to_dict() == {"random": 7, "artist": 6, "published": 6}
+    alone = claims.claims_table(random, clips, "made up", **QUICK)
+    rest = table[table["protocol"] != "published"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(rest, alone)
+
+
 def test_a_protocol_that_was_not_run_is_not_judged():
     clips = _clips(n_artists=3)
     table = claims.claims_table(_predictions(clips, PAPERS), clips, "made up", **QUICK)

@@ -13,7 +13,7 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genre_utils.data import audio, datasets
+from genre_utils.data import audio, datasets, splits
 from genre_utils.runtime import GenreUtilsError, UsageError
 
 
@@ -324,6 +324,25 @@ def test_gtzan_wherever_its_genres_lie(tmp_path, cache, below, kind):
     assert report["artists"] == "not in the archive"
 
 
+def test_all_of_gtzan_by_its_published_split(tmp_path, cache):
+    sound(tmp_path / "blues/blues.00000.au")
+    content = (tmp_path / "blues/blues.00000.au").read_bytes()
+    for genre in datasets.GTZAN_GENRES:
+        (tmp_path / genre).mkdir(exist_ok=True)
+        for i in range(100):
+            (tmp_path / genre / f"{genre}.{i:05d}.au").write_bytes(content)
+    clips, report = datasets.load_clips("gtzan", tmp_path)
+    gone = {"left out by the published split": 70, "known broken file": 1}
+    assert report["clips_refused"] == gone and report["clips_ok"] == 929
+    assert not splits.left_out(clips).keys() & {"published"}
+    table = splits.make_splits(clips, ["random", "published"])
+    published = table[table["protocol"] == "published"]
+    assert published["fold"].value_counts().to_dict() == {-1: 443 + 197 - 1, 0: 290}
+    fold = published.set_index("clip_id")["fold"]
+    assert (fold["blues.00012"], fold["blues.00029"], fold["blues.00000"]) == (0, -1, -1)
+    assert "jazz.00054" not in fold and table["protocol"].value_counts()["random"] == 929
+
+
 def test_gtzan_that_is_not_there_or_there_twice(tmp_path):
     with pytest.raises(GenreUtilsError, match=r"no GTZAN here.*download gtzan"):
         datasets.load_clips("gtzan", tmp_path)
@@ -389,6 +408,24 @@ def test_bad_manifest_is_one_clear_line(manifest, text, error, message):
     with pytest.raises(error, match=message) as caught:
         datasets.load_clips("csv", manifest.parent)
     assert "\n" not in str(caught.value)
+
+
+def test_a_manifest_may_name_published_parts(manifest, cache):
+    manifest.write_text(
+        "path,genre, PART \naudio/a b.wav,Jazz, Train\naudio/ü.wav,Rock,TEST \n"
+        "audio/none.wav,Rock,\n",
+        encoding="utf-8",
+    )
+    clips, report = datasets.load_clips("csv", manifest)
+    parts = by_path(clips)["part"].to_dict()
+    assert parts == {"audio/a b.wav": "train", "audio/ü.wav": "test", "audio/none.wav": ""}
+    assert list(clips) == [*datasets.COLUMNS, "part"] and report["columns_not_used"] == []
+    manifest.write_text("path,genre,part\naudio/a b.wav,Jazz,\n")
+    assert list(datasets.load_clips("csv", manifest)[0]) == list(datasets.COLUMNS)
+    manifest.write_text("path,genre,part\naudio/a b.wav,Jazz,train\nx.wav,Jazz,Valid.\n")
+    said = r"line 3, x.wav: part 'Valid.'; train, test or nothing is allowed$"
+    with pytest.raises(GenreUtilsError, match=said):
+        datasets.load_clips("csv", manifest)
 
 
 def test_two_manifests_in_a_folder_must_be_told_apart(manifest):

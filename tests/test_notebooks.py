@@ -91,7 +91,10 @@ def test_the_project_speaks_of_itself_alone():
         assert not ABSOLUTE.search(text), (path, ABSOLUTE.search(text))
 
 
-@pytest.mark.parametrize(("artists", "protocols"), [("", ["random"]), ("a", ["artist"])])
+@pytest.mark.parametrize(
+    ("artists", "protocols"),
+    [("", ["random"]), ("a", ["artist"]), ("", ["random", "published"])],
+)
 def test_results_are_read_off_the_protocols_that_there_are(tmp_path, artists, protocols):
     """Notebooks 5 and 6 on a made-up run whose artists are unknown, or without random folds."""
     results = Run(tmp_path)
@@ -100,16 +103,21 @@ def test_results_are_read_off_the_protocols_that_there_are(tmp_path, artists, pr
     clips["genre"] = np.repeat(["Classical", "Jazz", "R|B <b>$"], 16)
     clips["artist"] = [artists and f"{artists}{i // 4}" for i in range(48)]
     clips = clips.assign(album="", start_s=np.nan, duration_s=29.0, status="ok")
+    if "published" in protocols:
+        clips["part"] = ["train", "train", "test", ""] * 12
     folds = splits.make_splits(clips, protocols, 3)
     results.write("clips", clips)
     results.write("audio", pd.DataFrame({"clip_id": ids, "sha256": ids}))
     results.write("splits", folds)
-    results.record("corpus", {"title": "sounds", "n_clips": 48, "n_genres": 3, "n_artists": 0})
+    sizes = {"n_clips": 48, "n_genres": 3, "n_artists": 0}
+    results.record("corpus", {"title": "sounds", "note": "", **sizes})
     rng = np.random.default_rng(0)
     for system in [*paper.TABLE1, "svm-fair"]:
-        tested = folds[["protocol", "fold", "clip_id"]].assign(system=system, y_true=folds["genre"])
-        proba = pd.DataFrame(rng.dirichlet(np.ones(3), 48), columns=sorted(set(clips["genre"])))
-        tested = tested.assign(y_pred=proba.idxmax(axis=1), **proba.add_prefix("p_"))
+        tested = folds[folds["fold"] >= 0].reset_index(drop=True)
+        tested = tested.rename(columns={"genre": "y_true"}).drop(columns="group")
+        proba = rng.dirichlet(np.ones(3), len(tested))
+        proba = pd.DataFrame(proba, columns=sorted(set(clips["genre"])))
+        tested = tested.assign(system=system, y_pred=proba.idxmax(axis=1), **proba.add_prefix("p_"))
         results.add_predictions(tested)
     given = {"dataset": "folder", "out": str(tmp_path), "n_resamples": 100}
     run.execute([(path, given) for path in PATHS[4:6]], results)

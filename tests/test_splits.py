@@ -14,7 +14,7 @@ from genre_utils.runtime import GenreUtilsError, UsageError
 from genre_utils.store import file_digest
 
 QUICK = settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
-ALL = list(splits.PROTOCOLS)
+ALL = [name for name in splits.PROTOCOLS if name != "published"]  # what is drawn
 LEVELS = ["artist", "album", "track"]
 
 
@@ -137,6 +137,55 @@ def test_shared_groups_by_hand():
     folds = pd.DataFrame({"protocol": "random", "clip_id": clips["clip_id"], "fold": [0, 1, 1, 0]})
     shares = splits.shared_groups(clips, folds).set_index("group")["share"]
     assert shares.to_dict() == {"track": 0.5, "album": 0.5, "artist": 0.75}
+
+
+@QUICK
+@given(clips=clip_tables(), data=st.data())
+def test_published_parts_are_kept_and_nothing_else_changes(clips, data):
+    words = st.sampled_from(["train", "test", ""])
+    part = data.draw(st.lists(words, min_size=len(clips), max_size=len(clips)))
+    parted, protocols = clips.assign(part=part), ["random", "artist", "published"]
+    pairs = pd.DataFrame({"clip_id": [clips["clip_id"][0]], "other_id": [clips["clip_id"][1]]})
+    how = {"n_folds": 2, "duplicates": pairs}
+    try:
+        table = splits.make_splits(parted.sample(frac=1, random_state=0), protocols, **how)
+    except UsageError:
+        assume(False)
+    published = table[table["protocol"] == "published"]
+    used = parted[(parted["status"] == "ok") & (parted["part"] != "")]
+    expected = used.set_index("clip_id")["part"].map({"train": -1, "test": 0})
+    assert published.set_index("clip_id")["fold"].to_dict() == expected.to_dict()
+    drawn = table[table["protocol"] != "published"]
+    assert drawn.to_csv() == splits.make_splits(clips, protocols, **how).to_csv()
+    assert drawn.to_csv() == splits.make_splits(parted, protocols[:2], **how).to_csv()
+    across = splits.across(pairs, parted)
+    assert len(across) == (set(part[:2]) == {"train", "test"})
+    one = published.merge(clips[["clip_id", "artist"]], on="clip_id").groupby("artist")["group"]
+    assert (one.nunique() == 1).all()
+
+
+def test_what_a_published_split_lacks_is_one_clear_line():
+    clips = _table([("AB"[i % 2], f"a{i}", "al", f"t{i}") for i in range(8)])
+    with pytest.raises(UsageError, match="published protocol: no clip has a part"):
+        splits.make_splits(clips, ["published"], 2)
+    assert splits.across(pd.DataFrame({"clip_id": ["0000"], "other_id": ["0001"]}), clips).empty
+    for part, said in (
+        (["train"] * 8, "of A, B train, of no genre are tested"),
+        (["test"] * 8, "of no genre train, of A, B are tested"),
+        (["train", "test"] * 4, "of A train, of B are tested; each tested genre"),
+        (["train", ""] * 3 + ["test", ""], "of A train, of A are tested; .* two at least"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            splits.make_splits(clips.assign(part=part), ["random", "published"], 2)
+
+
+def test_relatives_of_a_published_test_part_by_hand():
+    clips = _table([("A", "x", "1", "t"), ("A", "x", "1", "t"), ("B", "y", "1", "t")])
+    clips = pd.concat([clips, clips.assign(clip_id=["p", "q", "r"], artist="z", album=list("abc"))])
+    fold = [0, -1, 0, -1, -1, -1]
+    folds = pd.DataFrame({"protocol": "published", "clip_id": clips["clip_id"], "fold": fold})
+    shares = splits.shared_groups(clips, folds).set_index("group")["share"]
+    assert shares.to_dict() == {"track": 0.5, "album": 0.5, "artist": 0.5}
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.base import BaseEstimator, ClassifierMixin
 
+from genre_utils import paper
 from genre_utils.data import splits
 from genre_utils.metrics import evaluate, tables
 from genre_utils.models import cnn, estimators, systems
@@ -385,6 +386,46 @@ def searches(monkeypatch):
 
     monkeypatch.setattr(Search, "fit", spy)
     return seen
+
+
+@pytest.mark.parametrize("artists", [True, False])
+def test_a_published_test_part_is_tested_and_nothing_else(stored, tmp_path, artists):
+    clips, _, arrays = stored
+    part = np.where(np.arange(len(clips)) % 5 == 0, "test", "train")
+    part[1::10] = ""
+    clips = clips.assign(part=part, start_s=np.nan, artist=clips["artist"] if artists else "")
+    folds = splits.make_splits(clips, ["random", "published"], n_folds=3)
+    how = {"settings": {"inner_folds": 2, "inner_seed": 0}, "root": tmp_path / "folds"}
+    tested = systems.cross_validate("handcrafted-svm", arrays, clips, folds, **how)[0]
+    published = tested[tested["protocol"] == "published"]
+    assert set(published["fold"]) == {0}
+    assert list(published["clip_id"]) == sorted(clips.loc[part == "test", "clip_id"])
+    assert sorted(tested.loc[tested["protocol"] == "random", "clip_id"]) == sorted(clips["clip_id"])
+    assert len(list((tmp_path / "folds").glob("*.npz"))) == 4
+    four = [tested.assign(system=name) for name in paper.TABLE1]
+    every = pd.concat([*four, tested, evaluate.reference_points(clips, folds)], ignore_index=True)
+    evaluate.check_predictions(every, folds, list(every["system"].unique()))
+    with pytest.raises(GenreUtilsError, match="do not fit"):
+        evaluate.check_predictions(every[every["protocol"] == "random"], folds, ["cnn-mel"])
+    table = tables.table1(every, clips, n_resamples=20)
+    sizes = table.groupby("protocol")["n_clips"].agg(set).to_dict()
+    assert sizes == {"random": {len(clips)}, "published": {(part == "test").sum()}}
+    said = f"The published split tests {(part == 'test').sum()} of them."
+    assert said in tables.markdown(table, "made up")
+    beyond = tables.beyond_table(every, clips, n_resamples=20)
+    assert "both protocols" in tables.beyond_markdown(beyond, "made up", {})
+
+
+def test_the_rest_does_not_train_for_a_published_test_part(stored, tmp_path, searches):
+    clips, _, arrays = stored
+    clips = clips.assign(part=["test", "train", "train", ""] * (len(clips) // 4))
+    folds = splits.make_splits(clips, ["published"])
+    how = {"settings": {"inner_folds": 2, "inner_seed": 0}, "root": tmp_path / "folds"}
+    first = systems.cross_validate("handcrafted-svm", arrays, clips, folds, **how)[0]
+    rest = clips[clips["part"] != ""]
+    again = systems.cross_validate("handcrafted-svm", arrays, rest, folds, **how)[0]
+    assert len(searches) == 2 and len(first) == (clips["part"] == "test").sum()
+    pd.testing.assert_frame_equal(first, again)
 
 
 def test_without_artist_folds_there_is_no_learning_curve(stored, tmp_path):

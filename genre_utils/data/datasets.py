@@ -17,6 +17,7 @@ from types import MappingProxyType
 import joblib
 import pandas as pd
 import pooch
+import yaml
 
 from genre_utils.data import audio, inputs, magnatagatune
 from genre_utils.data.download import Dataset, Release, Remote
@@ -26,6 +27,7 @@ from genre_utils.store import cache_dir, code_digest, file_digest, located, show
 
 LABELS = ("genre", "artist", "album", "track")
 COLUMNS = ("clip_id", "path", "dataset", *LABELS, "start_s", "duration_s", "status")
+PARTS = ("", "train", "test")  # of a published split; the column is there if a clip has one
 OUTSIDE = "path leaves the data folder"
 TWICE, TWO_GENRES = "the same file as another row's", "one file under two genres"
 SEPARATOR = "\x1f"  # between names that are joined; pandas would drop a NUL
@@ -67,16 +69,15 @@ def load_gtzan(folder: Path) -> tuple[pd.DataFrame, dict]:
     """Read GTZAN (Tzanetakis and Cook 2002), ``[genres/]<genre>/<genre>.<NNNNN>.<au|wav>``.
 
     The archive names neither artists nor albums, so these are "" and every file is its own track:
-    folds by artist cannot be made of it. Of its known faults (Sturm 2012) only the broken file is
-    left out here; replicas are found by `splits.find_duplicates`, wrong labels stay as they are.
+    folds by artists' names cannot be made of it, but the published split (gtzan_split.yml) keeps
+    artists apart. The 70 files that it leaves out are refused, as is the broken one; what it
+    validates on trains, for nothing is tuned on it here. Wrong labels (Sturm 2012) stay.
     """
     places = ("", "genres", "genres_original", "Data/genres_original")
     root = next((folder / p for p in places if (folder / p / GTZAN_GENRES[0]).is_dir()), None)
     if root is None:
-        raise GenreUtilsError(
-            f"{folder}: no GTZAN here, that is genres/blues/blues.00000.au or .wav; "
-            "`python -m genre_utils datasets download gtzan` fetches it"
-        )
+        what = f"{folder}: no GTZAN here, that is genres/blues/blues.00000.au or .wav"
+        raise GenreUtilsError(f"{what}; `python -m genre_utils datasets download gtzan` fetches it")
     found, passed = inputs.below(root)
     rows = [
         (shown(path.stem), shown(path.relative_to(folder).as_posix()), genre, why or "ok")
@@ -87,7 +88,13 @@ def load_gtzan(folder: Path) -> tuple[pd.DataFrame, dict]:
     clips = pd.DataFrame(rows, columns=["clip_id", "path", "genre", "status"])
     if clips.empty:
         raise GenreUtilsError(f"{root}: no .au or .wav files in the genres' folders")
+    split = yaml.safe_load(Path(__file__).with_name("gtzan_split.yml").read_text(encoding="utf-8"))
+    part = {name: part for part, names in split.items() for name in names.split()}
+    part = clips["clip_id"].map(part).replace("validation", "train").fillna("")
+    gone = (part == "left out") & (clips["status"] == "ok")
+    clips.loc[gone, "status"] = "left out by the published split"
     clips = clips.assign(artist="", album="", track=clips["clip_id"], start_s=float("nan"))
+    clips["part"] = part.replace("left out", "")
     for clip_id in clips.loc[clips["clip_id"].duplicated(), "clip_id"]:
         raise GenreUtilsError(f"{root}: {clip_id} stands there twice; keep one of them")
     clips.loc[clips["path"].str.endswith(GTZAN.known_bad), "status"] = "known broken file"
@@ -103,7 +110,7 @@ GTZAN = Dataset(
     licence="none stated; research use",
     citation="G. Tzanetakis and P. Cook: Musical Genre Classification of Audio Signals. IEEE "
     "Trans. Speech and Audio Processing 10(5), 2002; its faults: B. L. Sturm, MIRUM 2012",
-    needs="a folder: genres/<genre>/<genre>.<number>.au or .wav; no artists known",
+    needs="a folder: genres/<genre>/<genre>.<number>.au or .wav; no artists named",
     load=load_gtzan,
     known_bad=("jazz.00054.au", "jazz.00054.wav"),  # by copy of the release
     release=Release((GTZAN_AUDIO,), audio="*.au", n_audio=1000, cap=2 * 10**9),
@@ -135,10 +142,11 @@ def load_folder(folder: Path) -> tuple[pd.DataFrame, dict]:
 
 
 def load_csv(folder: Path, *, manifest: str = "") -> tuple[pd.DataFrame, dict]:
-    """Read a manifest: path and genre, and where there are such columns artist, album, track.
+    """Read a manifest: path, genre, and where there are such columns artist, album, track, part.
 
     ``manifest`` is a file in the folder (see `inputs.read_rows`); "": the one table there with both
     columns. Paths are relative to the folder. A column ``albumartist`` goes before ``artist``.
+    GenreUtilsError: a part (of a published split) that is none of `PARTS`, in any spelling.
     """
     path = folder / manifest
     if not manifest:
@@ -152,14 +160,16 @@ def load_csv(folder: Path, *, manifest: str = "") -> tuple[pd.DataFrame, dict]:
         if len(manifests) != 1:
             names = ", ".join(path.name for path in manifests) or "none"
             why = f" ({others[0]})" if others and not manifests else ""
-            raise UsageError(
-                f"{folder}: one .csv or .tsv with the columns path and genre is needed, found "
-                f"{names}{why}; name the file itself as --data-dir"
-            )
+            what = "one .csv or .tsv with the columns path and genre is needed, found"
+            raise UsageError(f"{folder}: {what} {names}{why}; name the file itself as --data-dir")
         (path,) = manifests
-    rows, how = inputs.read_rows(path, ("path", "genre"), (*LABELS, "albumartist"))
-    text = rows.reindex(columns=["path", "albumartist", *LABELS], fill_value="")
+    rows, how = inputs.read_rows(path, ("path", "genre"), (*LABELS, "albumartist", "part"))
+    text = rows.reindex(columns=["path", "albumartist", *LABELS, "part"], fill_value="")
     text = text.map(lambda field: shown(field.strip()))
+    text = text.assign(part=text["part"].map(inputs.same))
+    for line in text.index[~text["part"].isin(PARTS)]:
+        what = f"line {line}, {text['path'][line]}: part {rows['part'][line]!r}"
+        raise GenreUtilsError(f"{path}: {what}; train, test or nothing is allowed")
     who = map(inputs.somebody, text["albumartist"], text["artist"])
     where = [inputs.below_folder(folder, p) if p else "" for p in text["path"]]
     clips = text.assign(artist=list(who), path=where, status=rows["fault"]).astype(str)
@@ -183,7 +193,7 @@ FOLDER = Dataset(
 CSV = Dataset(
     name="csv",
     title="a manifest",
-    needs="a CSV beside its files, or the folder: path, genre[, artist, album, track]",
+    needs="a CSV beside its files, or the folder: path, genre[, artist, album, track, part]",
     load=load_csv,
     options=("manifest",),
 )
@@ -233,8 +243,9 @@ def read_table(
 ) -> tuple[Dataset, Path, pd.DataFrame, dict]:
     """Read a data set: itself, the folder of its paths, clips with unchecked audio, counts.
 
-    The clips have all `COLUMNS`. A path out of the folder is refused, and of two rows of a file the
-    second, or both if their genres differ: ``rows_refused``. Spellings of a name are ``merged``.
+    The clips have all `COLUMNS`, and ``part`` if one has any. Refused are a path out of the folder
+    and of two rows of a file the second, or both if their genres differ: ``rows_refused``.
+    Spellings of a name are ``merged``.
     """
     dataset = get(name)
     if unknown := sorted(set(options) - set(dataset.options)):
@@ -243,7 +254,8 @@ def read_table(
     if "manifest" in dataset.options and Path(data_dir or "").is_file():
         options = {"manifest": Path(data_dir or "").name, **options}
     clips, report = dataset.load(folder, **options)
-    clips = clips.assign(dataset=name).reindex(columns=list(COLUMNS))
+    parted = ["part"] * bool(clips.filter(["part"]).ne("").any(axis=None))
+    clips = clips.assign(dataset=name).reindex(columns=[*COLUMNS, *parted])
     clips = clips.sort_values("clip_id", ignore_index=True).astype({"duration_s": float})
     merged: dict[str, dict[str, str]] = {}
     clips["artist"] = clips["artist"].map(inputs.somebody)
@@ -392,9 +404,8 @@ def check_files(paths: Sequence[Path], jobs: int) -> list[tuple[float, str]]:
 def _checked(paths: list[Path], jobs: int) -> list[tuple[float, str]]:
     """Check files; one whose decoder ends the worker process is found by halving, and refused."""
     try:
-        return each(
-            audio.check, [(path,) for path in paths], jobs=jobs, desc="audio check", unit="file"
-        )
+        tasks = [(path,) for path in paths]
+        return each(audio.check, tasks, jobs=jobs, desc="audio check", unit="file")
     except GenreUtilsError:
         if len(paths) < 2:
             return [(math.nan, "cannot be decoded: it ends the decoder's process")] * len(paths)
@@ -425,7 +436,7 @@ def leave_out_small_genres(clips: pd.DataFrame, n_folds: int, min_artists: int) 
     """Refuse genres that are too small to be tested in each fold; returns a copy.
 
     A genre needs at least ``n_folds`` usable clips and ``min_artists`` artists. Where no artist
-    at all is known (GTZAN), artists are not asked for: artist-wise folds are then impossible.
+    at all is known (GTZAN), artists are not asked for: no folds by name can be drawn then.
     """
     sizes, reasons = _sizes(clips), {}
     needed = {"clips": n_folds, "artists": min_artists * sizes["artists"].any()}
@@ -454,14 +465,11 @@ def validate(name: str, data_dir: str | Path | None = None, *, jobs: int = 1) ->
     for path, file, (duration, status) in zip(paths, found, check_files(found, jobs), strict=True):
         if status == "ok":
             continue
+        kind = "silent" if status == "silent" else "too_short"
+        if math.isnan(duration):
+            kind = "missing" if inputs.unreadable(file) else "undecodable"
         if path.endswith(dataset.known_bad):
             kind = "known_bad"
-        elif inputs.unreadable(file):
-            kind = "missing"
-        elif math.isnan(duration):
-            kind = "undecodable"
-        else:
-            kind = "silent" if status == "silent" else "too_short"
         faults[kind][path] = status
     released = {folder / t.name: t.md5 for t in getattr(dataset.release, "tables", ())}
     tables = [

@@ -103,10 +103,8 @@ def download(release: Release, folder: Path, mirror: str = "") -> Iterator[str]:
         there = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         wanted = max(2 * sum(part.cap for part in release.parts) - there, 0) + SPARE
         if (free := shutil.disk_usage(folder).free) < wanted:
-            raise GenreUtilsError(
-                f"{folder}: {wanted / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free; make room or "
-                "name another --data-dir"
-            )
+            room = f"{wanted / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free"
+            raise GenreUtilsError(f"{folder}: {room}; make room or name another --data-dir")
     for remote in release.tables:
         yield f"{fetch(remote, folder, mirror).name}: there, checksum right"
     failure = None
@@ -166,14 +164,11 @@ def fetch(
         except requests.RequestException as error:
             failures.append(f"{url}: " + str(error).rpartition(": ")[2].rstrip("')\""))
         except OSError as error:
-            raise GenreUtilsError(
-                f"cannot write {folder / remote.name}: {error.strerror}; make room and run the "
-                "same command again"
-            ) from None
-    raise GenreUtilsError(
-        f"{remote.name} could not be fetched ({'; '.join(failures)}); run the same command again "
-        "later, or name an address that has it with --mirror URL"
-    )
+            why = f"cannot write {folder / remote.name}: {error.strerror}"
+            raise GenreUtilsError(f"{why}; make room and run the same command again") from None
+    why = f"{remote.name} could not be fetched ({'; '.join(failures)})"
+    remedy = "run the same command again later, or name an address that has it with --mirror URL"
+    raise GenreUtilsError(f"{why}; {remedy}")
 
 
 class _Bar(tqdm):
@@ -230,10 +225,8 @@ def unpack(archive: Path, folder: Path, *, cap: int) -> None:
                     faults.append(f"{name!r} leaves the target folder")
             total = sum(sizes.values())
             if total > cap or len(sizes) > MAX_FILES:
-                faults.append(
-                    f"{len(sizes)} files of {total / 1e9:.1f} GB, more than the {cap / 1e9:.1f} GB "
-                    "that this archive can hold"
-                )
+                what = f"{len(sizes)} files of {total / 1e9:.1f} GB, more than"
+                faults.append(f"{what} the {cap / 1e9:.1f} GB that this archive can hold")
             if faults:
                 raise GenreUtilsError(f"{archive}: {faults[0]}; nothing unpacked")
             read = packed.extractfile if tar else packed.open
@@ -242,9 +235,8 @@ def unpack(archive: Path, folder: Path, *, cap: int) -> None:
                 if not path.is_file() or path.stat().st_size != sizes[name]:
                     write_atomic(path, partial(_copy, [partial(read, name)]))
     except DAMAGED as error:
-        raise GenreUtilsError(
-            f"{archive}: damaged archive ({error}); delete it and run the same command again"
-        ) from None
+        why = f"damaged archive ({error}); delete it and run the same command again"
+        raise GenreUtilsError(f"{archive}: {why}") from None
 
 
 def _copy(sources: Iterable[Callable[[], IO[bytes]]], target: Path) -> None:

@@ -31,8 +31,10 @@ CHUNK = 16
 
 LEVELS = ["artist", "album", "track", "clip_id"]
 # Protocol -> how many of `LEVELS` name a group. Clips of a group lie in one fold; under the
-# paper's protocol, "random", each clip is its own group (section 2.4).
-PROTOCOLS = MappingProxyType({"random": 4, "track": 3, "album": 2, "artist": 1})
+# paper's protocol, "random", each clip is its own group (section 2.4). Under "published" the
+# clips' parts decide, and groups are kept whole in inner folds only.
+PROTOCOLS = MappingProxyType({"random": 4, "track": 3, "album": 2, "artist": 1, "published": 1})
+PARTS = MappingProxyType({"train": -1, "test": 0})  # -> fold; one below 0 is never tested
 COLUMNS = ["protocol", "clip_id", "genre", "group", "fold"]  # of splits.csv
 
 
@@ -200,12 +202,13 @@ def make_splits(
     seed: int = 0,
     duplicates: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
-    """Draw the folds: every usable clip is tested once under each protocol.
+    """Draw the folds: every usable clip is tested once under each protocol but ``published``.
 
     ``random`` is stratified by genre over clips (`StratifiedKFold`), the others keep groups whole
     and genres as even as that allows (`StratifiedGroupKFold`). A genre with fewer groups than
     folds is absent from some test folds, but in every training part. The pairs ``duplicates``
-    (`find_duplicates`) stay in one fold under every protocol.
+    (`find_duplicates`) stay in one fold. ``published`` draws nothing: a clip's ``part`` gives its
+    fold (`PARTS`), a clip of no part has no row, and without any part it is passed over.
 
     The columns are `COLUMNS`: ``group`` is the number of the clips that stay together, duplicates
     included, ``fold`` 0 to ``n_folds - 1``. UsageError: protocols unknown, `left_out`, none; under
@@ -217,6 +220,10 @@ def make_splits(
         raise UsageError(f"{why}; one of {', '.join(PROTOCOLS)}")
     if n_folds < 2 or seed < 0:
         raise UsageError(f"n_folds={n_folds}, seed={seed}: at least 2 and 0")
+    if not clips.filter(["part"]).ne("").any(axis=None):
+        if list(protocols) == ["published"]:
+            raise UsageError("published protocol: no clip has a part, train or test")
+        protocols = [name for name in protocols if name != "published"]
     used = clips[clips["status"] == "ok"].sort_values("clip_id", ignore_index=True)
     if used["genre"].nunique() < 2:
         why = "".join(clips["status"][clips["status"] != "ok"].mode()[:1].radd("; most others: "))
@@ -229,13 +236,34 @@ def make_splits(
         group = groups(used, protocol)
         if duplicates is not None:
             group = merge_groups(group, used["clip_id"], duplicates)
-        fold, fault = _drawn(genre, group, protocol, n_folds, seed)
-        if fault:
-            way = _way_out(genre, group, protocol, n_folds, seed)
-            raise UsageError(f"{protocol} protocol: {fault}; {way}")
+        if protocol == "published":
+            fold = _published(used)
+        else:
+            fold, fault = _drawn(genre, group, protocol, n_folds, seed)
+            if fault:
+                way = _way_out(genre, group, protocol, n_folds, seed)
+                raise UsageError(f"{protocol} protocol: {fault}; {way}")
         number = np.unique(group, return_inverse=True)[1]
-        tables.append(used.assign(protocol=protocol, group=number, fold=fold)[COLUMNS])
+        table = used.assign(protocol=protocol, group=number, fold=fold)[COLUMNS]
+        tables.append(table.dropna(subset="fold").astype({"fold": int}))
     return pd.concat(tables, ignore_index=True)
+
+
+def _published(used: pd.DataFrame) -> pd.Series:
+    fold = used["part"].map(PARTS)
+    trained, tested = (set(used["genre"][fold == number]) for number in PARTS.values())
+    if not tested or len(trained) < 2 or tested - trained:
+        parts = (f"{', '.join(sorted(part)) or 'no genre'}" for part in (trained, tested))
+        why = "published protocol: usable clips of {} train, of {} are tested".format(*parts)
+        raise UsageError(f"{why}; each tested genre, and two at least, must have some that train")
+    return fold
+
+
+def across(pairs: pd.DataFrame, clips: pd.DataFrame) -> pd.DataFrame:
+    """Duplicates (`find_duplicates`) of which one is trained on and one tested as published."""
+    part = clips.set_index("clip_id").get("part", pd.Series(dtype=str))
+    parts = pairs[["clip_id", "other_id"]].map(part.to_dict().get)
+    return pairs[parts.isin([*PARTS]).all(axis=1) & (parts.nunique(axis=1) > 1)]
 
 
 def _way_out(genre: pd.Series, group: pd.Series, protocol: str, n_folds: int, seed: int) -> str:
@@ -284,15 +312,12 @@ def shared_groups(clips: pd.DataFrame, splits: pd.DataFrame) -> pd.DataFrame:
 
     The columns are protocol, group ("track", "album", "artist" where known) and share (0..1).
     """
-    rows, levels = (
-        [],
-        [name for name in ("track", "album", "artist") if name not in left_out(clips)],
-    )
+    rows, levels = [], [name for name in LEVELS[2::-1] if name not in left_out(clips)]
     for protocol, part in splits.groupby("protocol", sort=False):
         table = clips.merge(part[["clip_id", "fold"]], on="clip_id")
         for level in levels:
             folds = table["fold"].groupby(groups(table, level)).transform("nunique")
-            rows.append((protocol, level, float((folds > 1).mean())))
+            rows.append((protocol, level, float((folds > 1)[table["fold"] >= 0].mean())))
     return pd.DataFrame(rows, columns=["protocol", "group", "share"])
 
 
@@ -314,10 +339,8 @@ def use_split(path: str | Path, clips: pd.DataFrame) -> tuple[pd.DataFrame, pd.D
     except (ValueError, KeyError, OSError):  # pandas' parser errors are ValueErrors
         fits = False
     if not fits:
-        what = f"the columns {', '.join(COLUMNS)}, one row a protocol and clip"
-        raise GenreUtilsError(
-            f"{path} is no split file; it is the splits.csv of a run, with {what}"
-        )
+        what = f"with the columns {', '.join(COLUMNS)}, one row a protocol and clip"
+        raise GenreUtilsError(f"{path} is no split file; it is the splits.csv of a run, {what}")
     rows = splits.drop_duplicates("clip_id").set_index("clip_id")
     here = clips.set_index("clip_id").reindex(rows.index)
     reason = here["status"].fillna("no such clip")

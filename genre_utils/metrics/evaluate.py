@@ -10,7 +10,6 @@ Predictions are rows of predictions.csv: system, protocol, fold, clip_id, y_true
 """
 
 from collections.abc import Sequence
-from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
@@ -25,13 +24,8 @@ F_AVERAGES = ("macro", "weighted")
 KEY = ["system", "protocol"]
 CNNS = tuple(paper.TABLE1)[:3]
 # Systems that are the mean probability of others (section 4; Bahuleyan 2018 for the last).
-COMBINATIONS = MappingProxyType(
-    {
-        "fusion-cnns": CNNS,
-        "fusion-all": (*CNNS, "svm-fair"),
-        "vgg+boosting": ("cnn-mel", "handcrafted-boosting"),
-    }
-)
+COMBINATIONS = {"fusion-cnns": CNNS, "fusion-all": (*CNNS, "svm-fair")}
+COMBINATIONS |= {"vgg+boosting": ("cnn-mel", "handcrafted-boosting")}
 
 
 def f_score(y_true: pd.Series, y_pred: pd.Series, average: str = "macro") -> float:
@@ -49,12 +43,12 @@ def check_average(average: str) -> None:
 def check_predictions(predictions: pd.DataFrame, splits: pd.DataFrame, systems: list[str]) -> None:
     """Raise GenreUtilsError unless what each system tested fits the splits.
 
-    The paper's four systems must have tested every clip of every protocol once, in its fold.
-    Other systems may have tested some protocols or some folds, at least one: of each such fold
-    every clip once, and no clip in another fold than its own. Probabilities must sum to 1.
+    The paper's four systems must have tested every clip of every protocol once, in its fold (from
+    0 on: see `splits.PARTS`). Other systems may have tested some protocols or some folds, at least
+    one: of each such fold every clip once, and no clip in another. Probabilities must sum to 1.
     """
     where = ["protocol", "clip_id", "fold"]
-    whole = splits[where].sort_values(where, ignore_index=True)
+    whole = splits.loc[splits["fold"] >= 0, where].sort_values(where, ignore_index=True)
     for system in systems:
         tested = predictions.loc[predictions["system"] == system, where]
         tested = tested.sort_values(where, ignore_index=True)
@@ -62,10 +56,9 @@ def check_predictions(predictions: pd.DataFrame, splits: pd.DataFrame, systems: 
         if system not in paper.TABLE1 and len(tested):
             expected = whole.merge(tested[["protocol", "fold"]].drop_duplicates())
         if not tested.equals(expected):
-            raise GenreUtilsError(
-                f"predictions.csv: {system} has {len(tested)} rows that do not fit the "
-                f"{len(expected)} of splits.csv; run the notebook of {system} again"
-            )
+            why = f"{len(tested)} rows that do not fit the {len(expected)} of splits.csv"
+            remedy = f"run the notebook of {system} again"
+            raise GenreUtilsError(f"predictions.csv: {system} has {why}; {remedy}")
     sums = predictions[probability_columns(predictions)].sum(axis=1, min_count=1).dropna()
     if ((sums - 1).abs() > 1e-4).any():
         raise GenreUtilsError("predictions.csv: probabilities of a clip do not sum to 1")
@@ -153,9 +146,10 @@ def reference_points(clips: pd.DataFrame, splits: pd.DataFrame) -> pd.DataFrame:
         for protocol, part in splits.groupby("protocol", sort=False):
             table = part[["clip_id", "fold"]].merge(known, on="clip_id", validate="one_to_one")
             table = table.sort_values("clip_id")
-            answers = pd.concat(_answers(table, system, f) for f in sorted(table["fold"].unique()))
-            majority = table["genre"].mode().iloc[0]  # alphabetically first of equally frequent
-            named = table.assign(system=system, protocol=protocol, y_true=table["genre"])
+            tested = table[table["fold"] >= 0]
+            answers = pd.concat(_answers(table, system, f) for f in sorted(set(tested["fold"])))
+            majority = tested["genre"].mode().iloc[0]  # alphabetically first of equally frequent
+            named = tested.assign(system=system, protocol=protocol, y_true=table["genre"])
             tables.append(named.assign(y_pred=answers.fillna(majority)))
     return pd.concat(tables, ignore_index=True)[[*KEY, "fold", "clip_id", "y_true", "y_pred"]]
 

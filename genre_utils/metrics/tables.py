@@ -57,26 +57,22 @@ def table1(
     song_accuracy_lo, song_accuracy_hi, song_f_score, n_songs.
     """
     bootstrap = {"f_average": f_average, "n_resamples": n_resamples, "seed": seed}
+    one = {"on": evaluate.KEY, "validate": "one_to_one"}
     songs = evaluate.song_level(predictions, clips).assign(fold=0)
     of_clips, of_songs = (
         evaluate.score_table(answers, f_average).merge(
-            intervals.cluster_intervals(answers, clips, **bootstrap),
-            on=evaluate.KEY,
-            validate="one_to_one",
+            intervals.cluster_intervals(answers, clips, **bootstrap), **one
         )
         for answers in (predictions, songs)
     )
     of_songs = of_songs[[*evaluate.KEY, *SONG]].rename(columns=SONG)
-    return of_clips.merge(of_songs, on=evaluate.KEY, validate="one_to_one")
+    return of_clips.merge(of_songs, **one)
 
 
 def paper_rows(table: pd.DataFrame, protocol: str) -> list[str]:
     """Accuracy, its interval and F-score of the paper's four systems, in its order, as texts."""
     rows = table[table["protocol"] == protocol].set_index("system").loc[list(paper.TABLE1)]
-    return [
-        f"{row.accuracy:.2f} ({row.accuracy_lo:.2f}–{row.accuracy_hi:.2f}) / {row.f_score:.2f}"
-        for row in rows.itertuples()
-    ]
+    return [f"{_interval(row, 'accuracy')} / {row.f_score:.2f}" for row in rows.itertuples()]
 
 
 def markdown(table: pd.DataFrame, title: str, note: str = "") -> str:
@@ -95,6 +91,8 @@ def markdown(table: pd.DataFrame, title: str, note: str = "") -> str:
     sizes = table.iloc[0]
     artists = sizes.n_artists or "unknown"
     end = f"{sizes.n_clips} clips of {sizes.n_songs} songs by {artists} artists."
+    part = table[(table["protocol"] == "published") & (table["n_clips"] != sizes.n_clips)]
+    end += "".join(f" The published split tests {n} of them." for n in part["n_clips"][:1])
     return f"{text}\n{end}\n"
 
 
@@ -161,20 +159,18 @@ def beyond_markdown(
         if not np.isnan(row.song_lead):
             lead = f"{row.song_lead:+.2f} ({row.song_lead_lo:+.2f} to {row.song_lead_hi:+.2f})"
             p = f"{row.song_lead_p:.2g}"
-        rows.append(
-            {
-                **_names(row),
-                "folds": str(row.n_folds),
-                "accuracy (95 %)": _interval(row, "accuracy"),
-                "by song (95 %)": _interval(row, "song_accuracy"),
-                "F by song": f"{row.song_f_score:.2f}",
-                "lead over CNN+Mel by song (95 %)": lead,
-                "p (Holm)": p,
-                "time": f"{seconds[row.system]:.0f} s" if row.system in seconds else "",
-            }
-        )
+        cells = {
+            "folds": str(row.n_folds),
+            "accuracy (95 %)": _interval(row, "accuracy"),
+            "by song (95 %)": _interval(row, "song_accuracy"),
+            "F by song": f"{row.song_f_score:.2f}",
+            "lead over CNN+Mel by song (95 %)": lead,
+            "p (Holm)": p,
+            "time": f"{seconds[row.system]:.0f} s" if row.system in seconds else "",
+        }
+        rows.append(_names(row) | cells)
     text = page(pd.DataFrame(rows), "Beyond the paper", title, note, list(rows[0])[2:])
-    both = ", both protocols" * (table["protocol"].nunique() > 1)
+    both = ("", ", both protocols", ", all protocols")[min(table["protocol"].nunique(), 3) - 1]
     return f"{text}\nTime: training and testing of all its folds{both}, two cores.\n"
 
 

@@ -218,7 +218,7 @@ def explained(
     """
     clips, splits = run.usable_clips(), run.read("splits")
     folds = splits[splits["protocol"] == chosen["protocol"].iloc[0]].set_index("clip_id")["fold"]
-    clips = clips.assign(fold=clips["clip_id"].map(folds))
+    clips = clips.assign(fold=clips["clip_id"].map(folds)).dropna(subset="fold")
 
     def make() -> dict[str, np.ndarray]:
         look, digests = run.recorded("look"), clips.set_index("clip_id")["sha256"]
@@ -241,13 +241,9 @@ def explained(
                     result |= {f"sanity: {name}": values for name, values in checked.items()}
         return result
 
-    key = {
-        "chosen": chosen.drop(columns="confidence").to_numpy().tolist(),
-        "clips": clips[["sha256", "genre", "fold"]].to_numpy().tolist(),
-        "maps": run.arrays("vgg-mel").folder.name,
-        "settings": settings,
-        "patches": list(patches),
-        "code": code_digest(explained),
-    }
+    key = {"chosen": chosen.drop(columns="confidence").to_numpy().tolist(), "settings": settings}
+    key |= {"clips": clips[["sha256", "genre", "fold"]].to_numpy().tolist()}
+    key |= {"maps": run.arrays("vgg-mel").folder.name, "patches": list(patches)}
+    key |= {"code": code_digest(explained)}
     path = run.cache / "folds" / f"saliency-{digest(key)[:24]}.npz"
     return remembered(path, make)

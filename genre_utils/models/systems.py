@@ -235,15 +235,16 @@ def cross_validate(
     jobs: int = 1,
     folds: Collection[int] | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Test every clip once under each protocol; a finished fold is kept on disk.
+    """Test every clip (``published``: the test part) once a protocol; finished folds are kept.
 
     ``name`` is a key of `SYSTEMS`; ``arrays`` gives the store of a name (`Run.arrays`), of which a
     fold reads its rows. ``clips`` are the n usable clips (clip_id, genre, sha256 of the audio),
-    ``splits`` has all of them under each protocol (protocol, clip_id, group, fold). ``settings``
-    are keyword arguments of the system; a ``seed`` among them is moved on by one each fold.
-    ``root`` is the folder of the finished folds; ``jobs`` are trained at once (the CNNs use all
-    processors in one). Where ``folds`` are given, only these are tested; all clips that are not in
-    a fold train for it. GenreUtilsError where a clip is not in ``splits`` or not stored.
+    ``splits`` has all of them under each protocol (protocol, clip_id, group, fold), or under
+    ``published`` those that have a part. ``settings`` are keyword arguments of the system; a
+    ``seed`` among them is moved on by one each fold. ``root`` is the folder of the finished folds;
+    ``jobs`` are trained at once (the CNNs use all processors in one). Folds from 0 on are tested,
+    or those of them in ``folds``; the protocol's clips that are not in a fold train for it.
+    GenreUtilsError where a clip is not in ``splits`` or not stored.
 
     Returns the predictions, ordered by protocol (as in ``splits``) and clip: system, protocol,
     fold, clip_id, y_true, y_pred; of a system with probabilities a column ``p_<genre>`` a genre;
@@ -259,21 +260,24 @@ def cross_validate(
     plan, todo = [], []
     for protocol, part in splits.groupby("protocol", sort=False):
         part = part.set_index("clip_id").reindex(clips["clip_id"])
-        if n := part["fold"].isna().sum():
+        fold = part["fold"]
+        if (n := fold.isna().sum()) and protocol != "published":
             without = f"{n} of {len(clips)} clips have no fold under the protocol {protocol}"
             raise GenreUtilsError(f"{without}; run notebook 01_data again")
-        _, group = np.unique(part["group"].astype(str), return_inverse=True)
-        tested = sorted(set(part["fold"].astype(int)))
+        _, group = np.unique(part["group"].fillna("").astype(str), return_inverse=True)
+        tested = sorted(set(fold[fold >= 0].astype(int)))
         for i in (i for i in tested if folds is None or i in folds):
-            test = (part["fold"] == i).to_numpy()
+            test = (fold == i).to_numpy()
+            train = (fold.notna() & ~test).to_numpy()
             seed = {"seed": settings["seed"] + i} if "seed" in settings else {}
             estimator = system.make(**settings | seed)
             key = known | {"test": np.flatnonzero(test).tolist(), "group": group.tolist()}
+            key |= {} if n == 0 else {"train": np.flatnonzero(train).tolist()}
             key |= {"estimator": joblib.hash(estimator), "code": code_digest(*_code(estimator))}
             path = root / f"{name}-{digest(key)[:24]}.npz"
             plan.append((test, {"system": name, "protocol": protocol, "fold": i}, path))
             if read_npz(path) is None:
-                todo.append((estimator, stored, (y, test, group), path))
+                todo.append((estimator, stored, (y, train, test, group), path))
     each(_fold, todo, jobs=jobs, desc=name, unit="fold")
     tables, histories, seconds = [], [], 0.0
     for test, place, path in plan:
@@ -318,13 +322,13 @@ def _code(estimator: BaseEstimator) -> list[type | FunctionType]:
 def _fold(
     estimator: BaseEstimator, stored: dict[str, Rows], of_clip: tuple[np.ndarray, ...], path: Path
 ) -> None:
-    """Train for one fold, test it, and keep the answers; each clip has genre, test, group."""
-    start, (y, test, group) = time.monotonic(), of_clip
-    train, held_out = (
+    """Train for a fold, test it, keep the answers; each clip has genre, train, test, group."""
+    start, (y, train, test, group) = time.monotonic(), of_clip
+    learned, held_out = (
         structured({name: rows[part] for name, rows in stored.items()}, group[part])
-        for part in (~test, test)
+        for part in (train, test)
     )
-    estimator.fit(train, y[~test])
+    estimator.fit(learned, y[train])
     result = {"classes": np.asarray(estimator.classes_, dtype=str)}
     result["predicted"] = np.asarray(estimator.predict(held_out), dtype=str)
     if hasattr(estimator, "predict_proba"):

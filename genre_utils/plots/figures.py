@@ -21,6 +21,7 @@ from genre_utils.plots.clip_figures import (
     GREEN,
     ORANGE,
     PURPLE,
+    RED,
     canvas,
     finish,
     outer_labels,
@@ -31,6 +32,7 @@ from genre_utils.plots.clip_figures import (
 )
 
 PROTOCOLS = {"random": BLUE, "track": GREEN, "album": PURPLE, "artist": ORANGE}
+PROTOCOLS |= {"published": RED}
 COLOURS = sns.color_palette("colorblind").as_hex()
 LINES = ("-", "--", ":")  # a second round of the ten colours is dashed
 COARSE = 80  # dots per inch of noisy pictures, which take megabytes
@@ -138,7 +140,7 @@ def _grouped_bars(ax: Axes, table: pd.DataFrame, heights: pd.DataFrame, number: 
     """
     style = {"color": [PROTOCOLS[name] for name in table], "width": 0.8, "edgecolor": "white"}
     table.add_suffix(" split").plot.bar(ax=ax, rot=0, legend=False, xlabel="", **style)
-    small = 8 if table.shape[1] > 2 else None  # room for numbers of full size
+    small = {1: None, 2: None, 5: 6.5}.get(table.shape[1], 8)  # room for the numbers
     texts = []
     for bars, name in zip(ax.containers, table, strict=True):
         numbers = [number.format(value) if np.isfinite(value) else "" for value in table[name]]
