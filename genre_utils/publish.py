@@ -37,10 +37,7 @@ IN_README = ("magnatune-mini", "demo")
 
 
 def normalise(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """Take out what differs between equal runs: injected cells, times, ids, widget state.
-
-    Pictures get 256 colours each, chosen so that rare ones stay: a third of the bytes.
-    """
+    """Take out what differs between equal runs (injected cells, times, ids), shrink pictures."""
     cells = [c for c in notebook.cells if "injected-parameters" not in c.metadata.get("tags", [])]
     count = 0
     for i, cell in enumerate(cells):

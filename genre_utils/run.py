@@ -256,9 +256,8 @@ def first_answer(results: Run) -> str:
     table = results.read("table1")
     columns = {"the paper": [f"{a:.2f} / {f:.2f}" for a, f in paper.TABLE1.values()]}
     names = {"random": "random folds", "artist": "artist folds", "published": "published split"}
-    for protocol, name in names.items():
-        if protocol in set(table["protocol"]):
-            columns[name] = paper_rows(table, protocol)
+    there = set(table["protocol"])
+    columns |= {name: paper_rows(table, key) for key, name in names.items() if key in there}
     rows = pd.DataFrame(columns, index=list(paper.SYSTEM_LABELS.values()))
     corpus = results.recorded("corpus")
     title = f"Table 1 ({results.note() or corpus['title']}; {corpus['n_clips']} clips)"
