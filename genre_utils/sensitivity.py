@@ -1,8 +1,9 @@
-"""Whether a choice that the paper leaves open decides a verdict on its claims (README's table).
+"""What else could have come out of a finished run: other choices, and other seeds.
 
-Notebooks 1 to 4 are executed again with one parameter of a finished run changed, under the artist
-protocol alone; the cache serves what does not depend on it. Other seeds of the head and other
-folds are no choices but chance: they show how large a difference means nothing.
+`sensitivity`: whether a choice that the paper leaves open decides a verdict on its claims (README's
+table). `seeds`: what chance does, that is folds drawn anew and heads trained from other seeds.
+Notebooks 1 to 4 are executed again with parameters changed; the cache serves what does not depend
+on them.
 """
 
 import ast
@@ -12,7 +13,7 @@ import pandas as pd
 import papermill
 
 from genre_utils import paper, run
-from genre_utils.metrics import claims, evaluate, intervals
+from genre_utils.metrics import claims, evaluate, intervals, tables
 from genre_utils.runtime import GenreUtilsError, UsageError, progress
 from genre_utils.store import Run, write_text
 
@@ -20,7 +21,6 @@ PROTOCOL = "artist"
 SVM = "svm-mfcc"
 FOUR = tuple(paper.TABLE1)
 CNNS = FOUR[:3]
-CHANCE = ("seed", "fold_seed")
 NOTES = (
     "multi_genre single makes another clip table: it is a run of its own, not shown here.",
     "MFCC's 128 mel bands and image scale have no alternative in this code.",
@@ -38,10 +38,8 @@ class Choice:
     notebook: str
     values: tuple
     systems: tuple[str, ...]
-    parameter: str = ""
 
 
-# Seed s of the head is moved on by one each fold: 1 would repeat most of 0's.
 CHOICES = (
     Choice("offset", "02_features", (0.0, 9.0), FOUR),
     Choice("fill", "02_features", ("repeat", "zeros"), FOUR),
@@ -53,8 +51,6 @@ CHOICES = (
     Choice("volume_threshold", "04_svm", (-40.0, -60.0, -20.0), (SVM,)),
     Choice("baseline", "", (SVM, "svm-fair"), (SVM,)),
     Choice("n_folds", "01_data", (10, 5), FOUR),
-    Choice("fold_seed", "01_data", (0, 1), FOUR, "seed"),
-    Choice("seed", "03_cnn", (0, 100, 200), CNNS),
 )
 
 
@@ -114,11 +110,10 @@ def _value(base: Run, choice: Choice) -> object:
     """Value that the run was made with: given to the notebook, or its default."""
     if not choice.notebook:
         return choice.values[0]
-    name = choice.parameter or choice.name
     given = base.recorded("parameters").get(choice.notebook, {})
     path = run.NOTEBOOKS / f"{choice.notebook}.ipynb"
-    default = papermill.inspect_notebook(str(path))[name]["default"]
-    return given.get(name, ast.literal_eval(default))
+    default = papermill.inspect_notebook(str(path))[choice.name]["default"]
+    return given.get(choice.name, ast.literal_eval(default))
 
 
 def _predictions(
@@ -132,21 +127,68 @@ def _predictions(
         return other
     if choice.name == "fill" and not (clips["duration_s"] < paper.AUDIO["duration"]).any():
         raise GenreUtilsError(f"no clip is shorter than {paper.AUDIO['duration']:g} s")
-    results = Run(base.folder / "sensitivity" / f"{choice.name}-{value}")
+    changed = {"01_data": {"protocols": [PROTOCOL]}}
+    changed.setdefault(choice.notebook, {})[choice.name] = value
+    other = _again(base, f"sensitivity/{choice.name}-{value}", changed, jobs)
+    return other[other["system"].isin(choice.systems)]
+
+
+def _again(base: Run, place: str, changed: dict[str, dict], jobs: int) -> pd.DataFrame:
+    """Predictions of notebooks 1 to 4 with parameters ``changed``, in a folder of the run."""
+    results = Run(base.folder / place)
     finished = results.folder / "finished"
     if not finished.is_file():
         steps = {path: dict(base.recorded("parameters")[path.stem]) for path in run.notebooks()[:4]}
         for path, values in steps.items():
-            values |= {"out": str(results.folder)}
+            values |= {"out": str(results.folder)} | changed.get(path.stem, {})
             values |= {"jobs": jobs} if "jobs" in values else {}
-            values |= {"protocols": [PROTOCOL]} if path.stem == "01_data" else {}
-            if path.stem == choice.notebook:
-                values[choice.parameter or choice.name] = value
             run.check_parameters(path, run.declared_parameters(path), values)
         run.execute(list(steps.items()), results)
         write_text(finished, "")
-    other = results.read("predictions")
-    return other[other["system"].isin(choice.systems)]
+    return results.read("predictions")
+
+
+def seeds(folder: str, *, n: int = 5, jobs: int = 1) -> str:
+    """Repeat a finished run's paper systems with ``n`` draws of folds and seeds, the first its own.
+
+    Draw s takes ``seed=s`` in notebook 1 and 100 s in notebook 3 (which counts up by fold). Each is
+    a run in ``seeds`` of that folder; one that is there is read. Writes ``seeds.csv`` (one row a
+    system and protocol: means over the draws, accuracy's 95 % interval over artists, its standard
+    deviation, lowest and highest over the draws) and ``seeds.md``, which is returned; claims.csv
+    and claims.md say in how many draws a verdict comes out, and call none settled that differs.
+    """
+    base = Run(folder)
+    clips, drawn = base.usable_clips(), []
+    known = base.read("predictions")
+    protocols = [name for name in claims.PROTOCOLS if name in set(known["protocol"])]
+    for seed in range(n):
+        changed = {
+            "01_data": {"seed": seed, "protocols": protocols},
+            "03_cnn": {"seed": 100 * seed},
+        }
+        table = _again(base, f"seeds/{seed}", changed, jobs) if seed else known
+        drawn.append(table[table["protocol"].isin(protocols)])
+    table = tables.spread(drawn, clips)
+    write_text(base.folder / "seeds.csv", table.to_csv(index=False, lineterminator="\n"))
+    _settle(base, drawn, clips)
+    page = tables.spread_markdown(table, base.recorded("corpus")["title"], base.note())
+    write_text(base.folder / "seeds.md", page)
+    return page
+
+
+def _settle(base: Run, drawn: list[pd.DataFrame], clips: pd.DataFrame) -> None:
+    """Say in claims.csv and claims.md in how many draws each verdict comes out."""
+    judged = [claims.claims_table(part, clips, "")["verdict"] for part in drawn]
+    table = base.read("claims")
+    same = pd.concat(judged, axis=1).eq(judged[0], axis=0).sum(axis=1)
+    drawn_anew = table["claim"] < 6  # 6 needs no clips, 7 other systems
+    table["draws"] = [f"{k} of {len(drawn)}" for k in same]
+    table["draws"] = table["draws"].where(drawn_anew, "")
+    flips = drawn_anew & (same < len(drawn))
+    table["verdict"] = table["verdict"].mask(flips, claims.UNSETTLED)
+    base.write("claims", table)
+    title = base.recorded("corpus")["title"]
+    write_text(base.folder / "claims.md", claims.claims_markdown(table, title, base.note()))
 
 
 def _replaced(tested: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
@@ -195,28 +237,21 @@ def _interval(value: float, low: float, high: float) -> str:
 
 
 def summary(rows: pd.DataFrame) -> str:
-    """Say how many choices change a verdict and what the largest difference is; then chance."""
+    """Say how many choices change a verdict and what the largest difference is."""
     named = rows["choice"] + " " + rows["alternative"].astype(str)
     said = named + ": " + rows["verdict_changes"]
-    changing, by_chance = rows["verdict_changes"] != "none", rows["choice"].isin(CHANCE)
-    choices, chance = rows[~by_chance], rows[by_chance]
-    if choices.empty:
+    changing = rows["verdict_changes"] != "none"
+    if rows.empty:
         return "No alternative was computed."
-    n, m = choices["choice"].nunique(), choices.loc[changing, "choice"].nunique()
-    which = f" ({'; '.join(said[changing & ~by_chance].unique())})" if m else ""
-    largest = choices.loc[choices["difference"].abs().idxmax()]
-    words = (
+    n, m = rows["choice"].nunique(), rows.loc[changing, "choice"].nunique()
+    which = f" ({'; '.join(said[changing].unique())})" if m else ""
+    largest = rows.loc[rows["difference"].abs().idxmax()]
+    return (
         f"{m or 'None'} of {n} choices that the paper leaves open change{'s' * (m <= 1)} a verdict "
         f"on claims 1 to 5{which}; the largest difference in accuracy is "
         f"{_interval(largest['difference'], largest['lo'], largest['hi'])}, of "
-        f"{largest['system']} with {named[largest.name]}."
+        f"{largest['system']} with {named[largest.name]}. What chance does is in seeds.md."
     )
-    if len(chance):
-        far = chance["difference"].abs().max()
-        words += f" By chance alone (other seeds, other folds) accuracies move by up to {far:.2f}"
-        flips = "; ".join(said[changing & by_chance].unique())
-        words += f", and a verdict changes ({flips})." if flips else "; no verdict."
-    return words
 
 
 def markdown(rows: pd.DataFrame, notes: list[str], title: str, note: str = "") -> str:
@@ -232,15 +267,6 @@ def markdown(rows: pd.DataFrame, notes: list[str], title: str, note: str = "") -
         f"**What the open choices decide on {title}, new artists**{said}",
         summary(rows),
         table.to_markdown(index=False, disable_numparse=True),
-    ]
-    seeds = rows[rows["choice"] == "seed"]
-    if len(seeds):
-        own = seeds.drop_duplicates("system").assign(accuracy=lambda t: t["default_accuracy"])
-        names = ["seeds", "mean", "standard_deviation", "lowest", "highest"]
-        spread = pd.concat([own, seeds]).groupby("system", sort=False)["accuracy"]
-        spread = spread.agg(["size", "mean", "std", "min", "max"]).set_axis(names, axis=1)
-        parts += ["Seeds of the head, the run's own included:", spread.round(3).to_markdown()]
-    parts += [
         "Intervals: bootstrap over artists, not corrected for the number of rows. Verdicts: all "
         "systems of a choice replaced together, the rest as in the run.",
         "\n".join(f"- {line}" for line in notes),

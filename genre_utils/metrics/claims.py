@@ -28,6 +28,7 @@ from genre_utils.metrics.evaluate import CNNS
 
 HOLDS, FAILS, UNTESTED = "holds", "does not hold", "not tested"
 UNDECIDED = "undecided: interval"
+UNSETTLED = "undecided: seeds"  # other draws of folds and seeds give other verdicts
 # The paper's own, the one that asks about new artists, and others' where there is such a split.
 PROTOCOLS = ("random", "artist", "published")
 ALPHA = 0.05
@@ -181,6 +182,7 @@ def claims_markdown(table: pd.DataFrame, title: str, note: str = "") -> str:
         "verdict": table["verdict"],
         "why": table["why"],
     }
+    columns |= {"same in": table["draws"]} if "draws" in table else {}
     return tables.page(pd.DataFrame(columns), "The paper's claims", title, note, bold="verdict")
 
 

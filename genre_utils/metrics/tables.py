@@ -96,6 +96,43 @@ def markdown(table: pd.DataFrame, title: str, note: str = "") -> str:
     return f"{text}\n{end}\n"
 
 
+def spread(drawn: Sequence[pd.DataFrame], clips: pd.DataFrame) -> pd.DataFrame:
+    """Average the scores of several draws of folds and seeds, ``drawn`` rows of predictions.csv.
+
+    Returns system, protocol, the means accuracy, f_score, song_accuracy, song_f_score, the
+    interval of the mean accuracy for other artists (accuracy_lo, accuracy_hi; a clip counts once a
+    draw), and of the accuracies sd, lowest, highest and their number, draws.
+    """
+    key, scores = evaluate.KEY, []
+    for table in drawn:
+        songs = evaluate.song_level(table, clips).assign(fold=0)
+        of_songs = evaluate.score_table(songs)[[*key, "accuracy", "f_score"]].rename(columns=SONG)
+        scores.append(evaluate.score_table(table).merge(of_songs, on=key))
+    known = pd.concat(scores).groupby(key, sort=False)
+    names = ["accuracy", "f_score", "song_accuracy", "song_f_score"]
+    apart = known["accuracy"].agg(sd="std", lowest="min", highest="max", draws="size")
+    ends = intervals.cluster_intervals(pd.concat(drawn, ignore_index=True), clips).set_index(key)
+    ends = ends[["accuracy_lo", "accuracy_hi"]]
+    return known[names].mean().join([ends, apart]).round(6).reset_index()
+
+
+def spread_markdown(table: pd.DataFrame, title: str, note: str = "") -> str:
+    """Write the table of `spread` for people, in Markdown."""
+    rows = [
+        _names(row)
+        | {
+            "accuracy (95 %)": _interval(row, "accuracy"),
+            "lowest to highest, sd": f"{row.lowest:.2f} to {row.highest:.2f}, {row.sd:.3f}",
+            "F-score": f"{row.f_score:.2f}",
+            "by song": f"{row.song_accuracy:.2f}",
+            "F by song": f"{row.song_f_score:.2f}",
+        }
+        for row in table.itertuples()
+    ]
+    heading = f"Means over {table['draws'].max()} draws of folds and seeds"
+    return page(pd.DataFrame(rows), heading, title, note, list(rows[0])[2:])
+
+
 def _names(row: tuple) -> dict[str, str]:
     return {"system": paper.LABELS.get(row.system, row.system), "protocol": row.protocol}
 
