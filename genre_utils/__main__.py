@@ -74,6 +74,18 @@ def sensitivity(folder: str, jobs: int) -> None:
     print(f"table      {Path(folder) / 'sensitivity.md'}")
 
 
+@cli.command()
+@click.argument("folder", metavar="RUN", type=_place)
+@click.option("--draws", default=5, type=click.IntRange(2), help="With the run's own (default: 5).")
+@JOBS
+def seeds(folder: str, draws: int, jobs: int) -> None:
+    """Repeat a run's paper systems with other folds and seeds; write means and what flips."""
+    from genre_utils import sensitivity as study
+
+    on_terminal()
+    print(study.seeds(folder, n=draws, jobs=workers(jobs)))
+
+
 @cli.group(invoke_without_command=True)
 @click.pass_context
 def datasets(context: click.Context) -> None:
