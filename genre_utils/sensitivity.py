@@ -50,7 +50,7 @@ CHOICES = (
     Choice("coding", "04_svm", ("onevsone", "onevsall"), (SVM,)),
     Choice("volume_threshold", "04_svm", (-40.0, -60.0, -20.0), (SVM,)),
     Choice("baseline", "", (SVM, "svm-fair"), (SVM,)),
-    Choice("n_folds", "01_data", (10, 5), FOUR),
+    Choice("n_folds", "01_data", (5, 10), FOUR),
 )
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -302,6 +303,31 @@ def test_open_choices_are_replaced_one_by_one(first, monkeypatch):
     again = sensitivity.sensitivity(str(out), choices=choices, n_resamples=100)
     pd.testing.assert_frame_equal(again, rows)
     assert {path: path.stat().st_mtime for path in (out / "sensitivity").rglob("*.csv")} == times
+
+
+def test_other_draws_settle_verdicts_or_do_not(first, tmp_path, monkeypatch):
+    monkeypatch.setenv("GENRE_UTILS_CACHE", str(first[0].parent / "cache"))
+    out = shutil.copytree(first[0], tmp_path / "run")
+    page = sensitivity.seeds(str(out), n=2)
+    table = pd.read_csv(out / "seeds.csv").set_index(["protocol", "system"])
+    own = pd.read_csv(out / "table1.csv").set_index(["protocol", "system"])
+    other = pd.read_csv(out / "seeds" / "1" / "predictions.csv")
+    other = other.assign(right=other["y_true"] == other["y_pred"])
+    other = other.groupby(["protocol", "system"])["right"].mean()
+    for key in [(protocol, system) for protocol in ("random", "artist") for system in CNNS]:
+        mean = (own.loc[key, "accuracy"] + other[key]) / 2
+        assert table.loc[key, "accuracy"] == pytest.approx(mean, abs=1e-6)
+        assert table.loc[key, "draws"] == 2
+    folds = [pd.read_csv(path / "splits.csv") for path in (out, out / "seeds" / "1")]
+    both = folds[0].merge(folds[1], on=["protocol", "clip_id"])
+    assert (both["fold_x"] != both["fold_y"]).any()
+    assert "Means over 2 draws" in page
+    assert (out / "seeds.md").read_text(encoding="utf-8") == page
+    claims = pd.read_csv(out / "claims.csv")
+    flipped = claims["draws"] == "1 of 2"
+    assert set(claims.loc[claims["claim"] < 6, "draws"]) <= {"1 of 2", "2 of 2"}
+    assert (claims["verdict"].eq("undecided: seeds") == flipped).all()
+    assert "same in" in (out / "claims.md").read_text(encoding="utf-8")
 
 
 def test_a_repeated_run_computes_nothing_again(first, layout):

@@ -348,3 +348,18 @@ def test_words_about_the_artist_oracle():
     words = evaluate.against_artist_oracle(_table(cnn_mel=0.96, oracle_artist=0.95))
     assert words.endswith("every system is above it: cnn-mel (0.96).")
     assert evaluate.against_artist_oracle(_table(cnn_mel=0.9)).startswith("No artist oracle")
+
+
+def test_what_the_most_confused_pair_costs():
+    true = ["pop"] * 4 + ["rock"] * 4 + ["jazz"] * 2
+    said = ["pop", "rock", "rock", "jazz"] + ["rock"] * 3 + ["pop"] + ["jazz"] * 2
+    table = pd.DataFrame({"y_true": true, "y_pred": said}).assign(system="a", protocol="artist")
+    table["clip_id"] = [f"c{i}" for i in table.index]
+    row = evaluate.ceiling(table).iloc[0]
+    assert (row["pair"], row["accuracy"], row["share"]) == ("pop / rock", 0.6, 0.75)
+    assert row["merged"] == pytest.approx(0.9)
+    assert np.isnan(row["catalogue"])
+    other = pd.Series(["Alt"] * 8 + ["Jazz"] * 2, table["clip_id"])  # pop and rock are one there
+    assert evaluate.ceiling(table, other).iloc[0]["catalogue"] == pytest.approx(0.6)
+    perfect = evaluate.ceiling(table.assign(y_pred=true)).iloc[0]
+    assert (perfect["pair"], perfect["share"], perfect["merged"]) == ("", 0, 1)

@@ -26,7 +26,7 @@ def test_the_choices_are_parameters_of_the_notebooks_and_begin_with_our_default(
     for choice in CHOICES:
         if choice.notebook:
             declared = papermill.inspect_notebook(str(run.NOTEBOOKS / f"{choice.notebook}.ipynb"))
-            default = declared[choice.parameter or choice.name]["default"]
+            default = declared[choice.name]["default"]
             assert choice.values[0] == ast.literal_eval(default)
         assert set(choice.systems) <= set(paper.TABLE1)
 
@@ -34,33 +34,28 @@ def test_the_choices_are_parameters_of_the_notebooks_and_begin_with_our_default(
 def test_readme_lists_every_choice():
     text = (run.ROOT / "README.md").read_text(encoding="utf-8")
     for choice in CHOICES:
-        if choice.name not in ("seed", "fold_seed", "baseline"):
+        if choice.name != "baseline":
             assert f"`{choice.name}" in text, choice.name
 
 
-def test_summary_counts_choices_apart_from_chance():
+def test_summary_counts_choices():
     rows = table(
         ("offset", "9", 0.04, "claim 3: holds -> undecided: interval"),
         ("pooling", "average", -0.08, "none"),
-        ("seed", "100", 0.03, "none"),
     )
     said = summary(rows)
     assert said.startswith("1 of 2 choices that the paper leaves open changes a verdict")
     assert "(offset 9: claim 3: holds -> undecided: interval)" in said
     assert "-0.08 (-0.18 to +0.02), of cnn-mel with pooling average" in said
-    assert said.endswith("accuracies move by up to 0.03; no verdict.")
-    flipped = rows.assign(verdict_changes=["none", "none", "claim 1: holds -> does not hold"])
-    assert summary(flipped).startswith("None of 2 choices")
-    assert "(seed 100: claim 1: holds -> does not hold)" in summary(flipped)
+    assert summary(rows.assign(verdict_changes="none")).startswith("None of 2 choices")
     assert summary(rows.iloc[:0]) == "No alternative was computed."
 
 
-def test_the_page_has_every_row_the_seeds_and_the_notes():
-    rows = table(("coding", "onevsall", 0.0, "none"), ("seed", "100", 0.2, "none"))
+def test_the_page_has_every_row_and_the_notes():
+    rows = table(("coding", "onevsall", 0.0, "none"), ("offset", "9", 0.2, "none"))
     page = markdown(rows, ["Not computed, fill zeros: no clip is shorter."], "demo", "synthesised")
     assert "demo, new artists** (synthesised)" in page
-    assert page.count("| cnn-mel") == 3
-    assert "0.6" in page.partition("Seeds of the head")[2]  # mean of 0.5 and 0.7
+    assert page.count("| cnn-mel") == 2
     assert page.endswith("- Not computed, fill zeros: no clip is shorter.\n")
 
 

@@ -251,3 +251,24 @@ def test_songs_vote():
     wrong = (answers["train_size"] == 1) & (answers["clip_id"] == "c000")
     answers.loc[wrong, ["p_Classical", "p_Jazz"]] = [0.45, 0.5]  # the song's other clip is surer
     assert tables.learning_curve(answers, clips, **QUICK)["accuracy"].iloc[-1] == 1.0
+
+
+def test_draws_are_averaged_and_their_spread_is_shown(clips):
+    drawn = [_answers(clips, "cnn-mel", share, i) for i, share in enumerate((0.5, 0.6, 0.9))]
+    row = tables.spread(drawn, clips).iloc[0]
+    each = [_accuracy(answers) for answers in drawn]
+    assert row["accuracy"] == pytest.approx(np.mean(each), abs=1e-6)
+    assert row["sd"] == pytest.approx(np.std(each, ddof=1), abs=1e-6)
+    assert (row["lowest"], row["highest"], row["draws"]) == (min(each), max(each), 3)
+    songs = [_accuracy(evaluate.song_level(answers, clips)) for answers in drawn]
+    assert row["song_accuracy"] == pytest.approx(np.mean(songs), abs=1e-6)
+    f_scores = [evaluate.f_score(answers["y_true"], answers["y_pred"]) for answers in drawn]
+    assert row["f_score"] == pytest.approx(np.mean(f_scores), abs=1e-6)
+    # The mean of three draws of equal worth: its interval is that of one system's mean answers.
+    same = tables.spread([drawn[0]] * 3, clips).iloc[0]
+    known = intervals.cluster_intervals(drawn[0], clips).iloc[0]
+    assert same["accuracy_lo"] == pytest.approx(known["accuracy_lo"], abs=1e-6)
+    assert same["sd"] == 0
+    text = tables.spread_markdown(tables.spread(drawn, clips), "clips")
+    assert text.startswith("**Means over 3 draws of folds and seeds on clips**")
+    assert f"{min(each):.2f} to {max(each):.2f}, {row['sd']:.3f}" in text

@@ -9,6 +9,7 @@ Predictions are rows of predictions.csv: system, protocol, fold, clip_id, y_true
 ``p_<genre>`` for each genre (NaN where a system gives no probabilities).
 """
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -99,6 +100,31 @@ def confusion_percent(predictions: pd.DataFrame, genres: list[str]) -> pd.DataFr
     counts = confusion_matrix(predictions["y_true"], predictions["y_pred"], labels=genres)
     share = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     return pd.DataFrame(share, index=genres, columns=genres)
+
+
+def ceiling(predictions: pd.DataFrame, other: pd.Series | None = None) -> pd.DataFrame:
+    """Show what the two genres that a system confuses most cost it.
+
+    ``predictions`` are of one protocol; ``other`` [index clip_id] are labels of another catalogue.
+    The columns are system, accuracy, pair, share (of the errors that lie between the two), merged
+    (accuracy with both as one genre), and catalogue: what knowing the other labels scores at best,
+    by each one's most frequent genre (NaN without ``other``).
+    """
+    rows = []
+    for system, part in predictions.groupby("system", sort=False):
+        true, said = part["y_true"], part["y_pred"]
+        errors = Counter(map(frozenset, part.loc[true != said, ["y_true", "y_pred"]].to_numpy()))
+        pair, n = errors.most_common(1)[0] if errors else (frozenset(), 0)
+        right = (true == said) | (true.isin(pair) & said.isin(pair))
+        known = np.nan
+        if other is not None:
+            counts = pd.crosstab(part["clip_id"].map(other), true)
+            known = counts.max(axis=1).sum() / counts.to_numpy().sum()
+        share = n / max(errors.total(), 1)
+        row = (true == said).mean(), " / ".join(sorted(pair)), share, right.mean(), known
+        rows.append((system, *row))
+    names = ["system", "accuracy", "pair", "share", "merged", "catalogue"]
+    return pd.DataFrame(rows, columns=names)
 
 
 def wilson_interval(k: int, n: int) -> tuple[float, float]:
