@@ -87,7 +87,7 @@ def check_parameters(path: Path, declared: dict[str, type], values: dict[str, An
         if kind is not wanted and (kind, wanted) != (int, float):
             what = f"{wanted.__name__}, not {kind.__name__} ({value!r})"
             raise UsageError(f"{path.stem}: {name} must be {what}")
-        file = name == "use_split" or (name == "weights" and value not in SOURCES)
+        file = name in ("use_split", "other_labels") or (name == "weights" and value not in SOURCES)
         if file and value and not Path(value).expanduser().is_file():
             known = f" and none of {', '.join(SOURCES)}" * (name == "weights")
             raise UsageError(f"{path.stem}: {name}: {value!r} is no file{known}")

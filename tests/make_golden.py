@@ -74,14 +74,15 @@ def patch():
 
 
 def musicnn():
-    from genre_utils.extraction.musicnn import CHECKPOINT, WHEEL, WHEEL_SHA256
+    from genre_utils.extraction.musicnn import WHEEL, WHEEL_SHA256
     from genre_utils.extraction.vgg import fetch_wheel
 
     with tempfile.TemporaryDirectory() as folder:
         wheel = fetch_wheel(WHEEL, WHEEL_SHA256, Path(folder))
         with zipfile.ZipFile(wheel) as archive:
             for name in (".data-00000-of-00001", ".index", ".meta"):
-                (Path(folder) / f"msd{name}").write_bytes(archive.read(CHECKPOINT + name))
+                content = archive.read(f"musicnn/MSD_musicnn/{name}")
+                (Path(folder) / f"msd{name}").write_bytes(content)
         return {"patch": patch(), "penultimate": run(Path(folder) / "msd", patch())}
 
 

@@ -130,11 +130,24 @@ def test_weights_are_kept_and_a_spoiled_copy_is_fetched_again(cache, arrays, mon
 def test_other_weights_are_refused(cache, arrays, monkeypatch):
     edited = arrays | {"dense_1/bias": arrays["dense_1/bias"] + np.float32(1e-6)}
     with pytest.raises(ValueError, match=r"digest .*, expected"):
-        musicnn._proven(edited)
-    monkeypatch.setattr(musicnn, "CHECKPOINT", "musicnn/MTT_musicnn/")  # has heard these clips
+        musicnn._proven(edited, "msd")
+    monkeypatch.setitem(musicnn.DIGESTS, "msd", musicnn.DIGESTS["mtt"])
     with pytest.raises(GenreUtilsError, match=r"no weights of musicnn: digest"):
         musicnn.load_weights()
     assert not (cache / "weights").exists()
+
+
+def test_weights_that_have_heard_magnatagatune_are_others(arrays, tmp_path):
+    others = musicnn.load_weights("mtt")
+    assert {n: a.shape for n, a in others.items() if n in arrays} == {
+        n: a.shape for n, a in arrays.items() if n in others
+    }
+    assert not np.array_equal(others["dense/kernel"], arrays["dense/kernel"])
+    path = tmp_path / "a.wav"
+    soundfile.write(path, _sound(4), 16000)
+    made = musicnn.embed_file(path, "musicnn-mtt")["musicnn-mtt"]
+    assert np.allclose(made, musicnn.embed(audio.decode(path), musicnn.build_network(others)))
+    assert not np.allclose(made, musicnn.embed_file(path)["musicnn"], rtol=0.1)
 
 
 def test_real_clips_get_sensible_tags(shared, arrays, network):

@@ -2,9 +2,9 @@
 
 Pons and Serra, "musicnn: Pre-trained convolutional neural networks for music audio tagging" (ISMIR
 2019, late breaking); architecture of Pons et al., "End-to-end learning for music audio tagging at
-scale" (ISMIR 2018). Its weights for 50 tags of the Million Song Dataset lie in a wheel (ISC
-licence), read as data: nothing of it is installed or run. The wheel's other weights are trained on
-MagnaTagATune, the paper's own audio, and must not be used here.
+scale" (ISMIR 2018). Its weights for 50 tags of the Million Song Dataset ("msd") lie in a wheel (ISC
+licence), read as data: nothing of it is installed or run. The wheel's other weights ("mtt") are
+trained on MagnaTagATune, the paper's own audio: they only show what such a leak is worth.
 """
 
 import tempfile
@@ -27,8 +27,10 @@ if TYPE_CHECKING:  # TensorFlow starts only where a clip is embedded
 
 WHEEL = "musicnn==0.1.0"
 WHEEL_SHA256 = "f38a4890c648c1ddbb141c5d96d2b0a8cfcd36746002d896989f7b88beb65cfa"
-CHECKPOINT = "musicnn/MSD_musicnn/"
-DIGEST = "0685193ed602932bcad40b912266f4f962f3d32cdb15d8af5acfc7d816aa6c5c"
+DIGESTS = {
+    "msd": "0685193ed602932bcad40b912266f4f962f3d32cdb15d8af5acfc7d816aa6c5c",
+    "mtt": "?",
+}
 PATCH = 187  # frames, 3 s: what the network was trained with
 MEL = {"sr": 16000, "n_fft": 512, "hop_length": 256, "n_mels": 96}
 # Front end: filters, width in frames and in mel bands; two timbral, three temporal convolutions.
@@ -40,19 +42,19 @@ PARTS = {"penultimate_mean": slice(0, 200), "penultimate_std": slice(200, 400)}
 Arrays = dict[str, np.ndarray]
 
 
-def load_weights() -> Arrays:
-    """Return the network's 64 arrays under their names in the checkpoint, proven by `DIGEST`.
+def load_weights(trained_on: str = "msd") -> Arrays:
+    """Return the network's 64 arrays under their names in the checkpoint, proven by `DIGESTS`.
 
     The copy kept from an earlier run is taken, else the wheel is fetched with pip. Raises
     GenreUtilsError where it cannot be fetched or is another one.
     """
-    kept = cache_dir() / "weights" / "musicnn-msd.npz"
+    kept = cache_dir() / "weights" / f"musicnn-{trained_on}.npz"
     with suppress(ValueError):  # absent or damaged: fetch it
-        return _proven(read_npz(kept) or {})
+        return _proven(read_npz(kept) or {}, trained_on)
     try:
         with tempfile.TemporaryDirectory() as folder:
             wheel = fetch_wheel(WHEEL, WHEEL_SHA256, Path(folder))
-            arrays = _proven(_from_checkpoint(wheel, Path(folder)))
+            arrays = _proven(_from_checkpoint(wheel, Path(folder), trained_on), trained_on)
     except (GenreUtilsError, ValueError) as error:
         raise GenreUtilsError(
             f"no weights of musicnn: {error}; they need a network that reaches the Python package "
@@ -62,23 +64,24 @@ def load_weights() -> Arrays:
     return arrays
 
 
-def _from_checkpoint(wheel: Path, folder: Path) -> Arrays:
+def _from_checkpoint(wheel: Path, folder: Path, trained_on: str) -> Arrays:
     from genre_utils.backend import tf
 
     # Under another prefix: the wheel's own index file names a folder of its author.
     with zipfile.ZipFile(wheel) as archive:
         for name in (".data-00000-of-00001", ".index"):
-            (folder / f"msd{name}").write_bytes(archive.read(CHECKPOINT + name))
-    reader = tf.train.load_checkpoint(str(folder / "msd"))
+            content = archive.read(f"musicnn/{trained_on.upper()}_musicnn/{name}")
+            (folder / f"copy{name}").write_bytes(content)
+    reader = tf.train.load_checkpoint(str(folder / "copy"))
     names = reader.get_variable_to_shape_map()
     # The optimiser's variables are left behind.
     return {n: reader.get_tensor(n) for n in sorted(names) if "/" in n and "Adam" not in n}
 
 
-def _proven(arrays: Arrays) -> Arrays:
-    actual = arrays_digest(sorted(arrays.items()))
-    if actual != DIGEST:
-        raise ValueError(f"digest {actual[:12]}..., expected {DIGEST[:12]}...")
+def _proven(arrays: Arrays, trained_on: str) -> Arrays:
+    actual, wanted = arrays_digest(sorted(arrays.items())), DIGESTS[trained_on]
+    if actual != wanted:
+        raise ValueError(f"digest {actual[:12]}..., expected {wanted[:12]}...")
     return arrays
 
 
@@ -148,11 +151,14 @@ def embed(y: np.ndarray, network: "keras.Model") -> np.ndarray:
     return np.concatenate([rows.mean(axis=0), rows.std(axis=0)])
 
 
-def embed_file(path: Path) -> dict[str, np.ndarray]:
-    """`embed` a whole file, as an extractor for `features.stored` in one process (``jobs=1``)."""
-    return {"musicnn": embed(audio.decode(path), _network())}
+def embed_file(path: Path, name: str = "musicnn") -> dict[str, np.ndarray]:
+    """`embed` a whole file, as an extractor for `features.stored` in one process (``jobs=1``).
+
+    ``name`` is of the array: "musicnn", or "musicnn-mtt" by the weights that have heard the clips.
+    """
+    return {name: embed(audio.decode(path), _network(name.partition("-")[2] or "msd"))}
 
 
 @lru_cache(maxsize=1)
-def _network() -> "keras.Model":
-    return build_network(load_weights())
+def _network(trained_on: str) -> "keras.Model":
+    return build_network(load_weights(trained_on))

@@ -59,7 +59,7 @@ def pick(rows: np.ndarray, name: str) -> np.ndarray:
     field, _, part = name.partition("/")
     values = rows[field]
     if part:
-        parts = {"pooled-mel": vgg.pooled_slices(), "musicnn": musicnn.PARTS}[field]
+        parts = vgg.pooled_slices() if field == "pooled-mel" else musicnn.PARTS
         values = values[:, parts[part]]
     dtype = np.result_type(values, np.float32) if values.ndim == 2 else values.dtype
     return values.astype(dtype, copy=False)
