@@ -92,6 +92,7 @@ LABELS = MappingProxyType(
         "handcrafted-svm": "Hand-crafted, SVM",
         "handcrafted-boosting": "Hand-crafted, boosting",
         "musicnn-svm": "musicnn, SVM",
+        "musicnn-mtt-svm": "musicnn that has heard the clips, SVM",
         "musicnn-lda": "musicnn, LDA",
         "musicnn+handcrafted": "musicnn + hand-crafted, SVM",
         "musicnn+handcrafted-lda": "musicnn + hand-crafted, LDA",
