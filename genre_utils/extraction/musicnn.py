@@ -29,7 +29,7 @@ WHEEL = "musicnn==0.1.0"
 WHEEL_SHA256 = "f38a4890c648c1ddbb141c5d96d2b0a8cfcd36746002d896989f7b88beb65cfa"
 DIGESTS = {
     "msd": "0685193ed602932bcad40b912266f4f962f3d32cdb15d8af5acfc7d816aa6c5c",
-    "mtt": "?",
+    "mtt": "5f98fe51215993352450c4d5308474d9d5a5ce6dfc9d2650dc7427308c07b50c",
 }
 PATCH = 187  # frames, 3 s: what the network was trained with
 MEL = {"sr": 16000, "n_fft": 512, "hop_length": 256, "n_mels": 96}
@@ -147,7 +147,9 @@ def embed(y: np.ndarray, network: "keras.Model") -> np.ndarray:
 
     These are mean and standard deviation of the penultimate layer over the patches, see `PARTS`.
     """
-    rows = network.predict(patches(y), batch_size=BATCH, verbose=0)
+    x = patches(y)
+    rows = [network.predict_on_batch(x[i : i + BATCH]) for i in range(0, len(x), BATCH)]
+    rows = np.concatenate(rows)
     return np.concatenate([rows.mean(axis=0), rows.std(axis=0)])
 
 
