@@ -146,7 +146,11 @@ PICTURES = {
     "bars": ("accuracy_by_protocol", (TABLE1,), {"0.90", "0.71", "Baseline SVM", "the paper"}),
     "folds": ("fold_accuracies", (FOLDS,), {"CNN+MFCC", "random split"}),
     "training": ("training_curves", (HISTORY,), {"CNN+MFCC", "random split", "artist split"}),
-    "confusion": ("confusion_matrices", (OURS, PAPER_FIG3, "Ours"), {"Ours", "The paper", "60"}),
+    "confusion": (
+        "confusion_matrices",
+        (OURS, PAPER_FIG3, ("Ours", "The paper"), "Confusion"),
+        {"Ours", "The paper", "60"},
+    ),
     "intervals": (
         "accuracy_intervals",
         (ALL,),
@@ -238,7 +242,9 @@ def test_odd_names_are_shown_as_they_are(tmp_path):
     windows.insert(0, "start_s", [0.0, 10.0, 20.0])
     pictures = {
         "clips": figures.clips_per_genre(clips),
-        "matrix": figures.confusion_matrices(matrix, PAPER_FIG3, "a $1$ set", "The paper"),
+        "matrix": figures.confusion_matrices(
+            matrix, PAPER_FIG3, ("a $1$ set", "The paper"), "Confusion of CNN+Mel-spectrogram"
+        ),
         "song": figures.along_song(windows, 20.0),
         "mel": clip_figures.mel_spectrograms([(genre, genre, MEL) for genre in ODD]),
         "saliency": figures.saliency([(genre, MEL, MEL, MEL) for genre in ODD]),
@@ -441,7 +447,7 @@ def test_confusion_cells_are_the_input_in_the_paper_s_order():
     ours = pd.DataFrame(np.eye(3) * 100, names, names)
     shuffled = OURS.loc[GENRES[::-1], GENRES[::-1]]
     for table, order in ((shuffled, GENRES), (ours, ["Classical", "World", "Blues"])):
-        panels = figures.confusion_matrices(table, PAPER_FIG3, "Ours", "The paper").axes
+        panels = figures.confusion_matrices(table, PAPER_FIG3, ("Ours", "The paper"), "X").axes
         for ax, cells in zip(panels, (table.loc[order, order], PAPER_FIG3), strict=True):
             assert [float(t.get_text()) for t in ax.texts] == cells.to_numpy().ravel().tolist()
             assert labels(ax.xaxis) == labels(ax.yaxis) == list(cells.columns)

@@ -191,7 +191,7 @@ def training_curves(history: pd.DataFrame, note: str = "") -> Figure:
 
 @styled
 def confusion_matrices(
-    ours: pd.DataFrame, other: pd.DataFrame, ours_title: str, other_title: str, note: str = ""
+    ours: pd.DataFrame, other: pd.DataFrame, titles: tuple[str, str], heading: str, note: str = ""
 ) -> Figure:
     """Draw our confusion matrix beside another, the paper's Fig. 3 or one of another system.
 
@@ -201,7 +201,7 @@ def confusion_matrices(
     known, own = other.index, ours.index
     order = [*known[known.isin(own)], *own[~own.isin(known)]]
     ours = ours.loc[order, order].rename(index=shown, columns=shown)
-    tables = (ours, ours_title), (other.rename(index=shown, columns=shown), other_title)
+    tables = zip((ours, other.rename(index=shown, columns=shown)), titles, strict=True)
     same, long = list(ours) == list(known), any("\n" in genre for genre in ours)
     height = (5.6 if same else 5.1) + 0.3 * bool(note) + 1.5 * long
     fig, axes = canvas(1, 2, height, sharey=same)
@@ -218,7 +218,7 @@ def confusion_matrices(
         ax.set_xticks(ax.get_xticks(), table.columns, **turned)
         ax.tick_params(axis="y", rotation=0)
     axes[1].set_ylabel("")
-    return finish(fig, "Confusion, % of each true genre", note)
+    return finish(fig, f"{heading}, % of each true genre", note)
 
 
 @styled
