@@ -130,17 +130,15 @@ def validate(name: str, data_dir: str, jobs: int, as_json: bool) -> int:
 @cli.command()
 @click.option("--dataset", required=True, metavar="NAME", help="Data set, see `datasets`.")
 @DATA_DIR
-@click.option("--system", default="", metavar="NAME", help="cnn-mel-small (default) or cnn-mel.")
 @click.option("--out", required=True, type=_place, metavar="MODEL", help="Folder of the model.")
-@click.option("--epochs", type=click.IntRange(1), help="Default: the system's own number.")
+@click.option("--epochs", type=click.IntRange(1), help="Default: 100.")
 @JOBS
-def train(out: str, system: str, epochs: int | None, jobs: int, **data: str) -> None:
-    """Train a system on all clips of a data set, save it, and say how good it is."""
+def train(out: str, epochs: int | None, jobs: int, **data: str) -> None:
+    """Train a model on all clips of a data set, save it, and say how good it is."""
     from genre_utils import own_music
 
     on_terminal()
-    chosen = {"system": system or own_music.DEFAULT, "epochs": epochs or 0, "jobs": workers(jobs)}
-    model = own_music.train(out=out, **data, **chosen)
+    model = own_music.train(out=out, epochs=epochs or 0, jobs=workers(jobs), **data)
     print(f"{own_music.summary(model)}\n{out}: see README.md in it")
 
 

@@ -37,12 +37,8 @@ from genre_utils.models.cnn import POOLING, HeadClassifier
 from genre_utils.runtime import GenreUtilsError, UsageError, progress
 from genre_utils.store import Arrays, Run, Store, cache_dir, code_digest, digest, remembered
 
-# Name -> settings of `HeadClassifier`. Both are the system "cnn-mel", trained on stored `MAPS`.
-SYSTEMS = {
-    "cnn-mel-small": {"pooling": "average", "epochs": 100, "seed": 0},
-    "cnn-mel": {"pooling": "flatten", "epochs": 25, "seed": 0},
-}
-DEFAULT, MAPS = "cnn-mel-small", "vgg-mel"
+SYSTEM, MAPS = "cnn-mel-small", "vgg-mel"  # what is trained, and on which stored maps
+SETTINGS = {"pooling": "average", "epochs": 100, "seed": 0}  # of `HeadClassifier`
 FOLDS = 5  # of the estimate
 MIN_ARTISTS = 2  # of a genre: one to train on, one to test on
 SURE = 0.5  # the model card says how good answers above this confidence are
@@ -173,17 +169,12 @@ def card(model: SavedModel) -> str:
     return template.render(model=model, megabytes=megabytes, **known)
 
 
-def train(
-    dataset: str, data_dir: str, out: str, *, system: str = DEFAULT, epochs: int = 0, jobs: int = 1
-) -> SavedModel:
+def train(dataset: str, data_dir: str, out: str, *, epochs: int = 0, jobs: int = 1) -> SavedModel:
     """Read a data set, train on all its usable clips and write the model's folder.
 
-    ``dataset`` is a name in `datasets.DATASETS`, ``system`` one in `SYSTEMS` (UsageError for
-    others, and where ``out`` holds other files). 0 epochs: the system's own number. ``jobs``
-    workers read audio.
+    ``dataset`` is a name in `datasets.DATASETS`; UsageError for others, and where ``out`` holds
+    other files. 0 epochs: those of `SETTINGS`. ``jobs`` workers read audio.
     """
-    if system not in SYSTEMS:
-        raise UsageError(f"unknown system {system!r}: one of {', '.join(SYSTEMS)}")
     check_target(out)
     clips, report = datasets.load_clips(dataset, data_dir or None, jobs=jobs)
     for line in datasets.remarks(report):
@@ -205,7 +196,7 @@ def train(
     root, look, weights = cache_dir() / "arrays", features.Look(), vgg.load_weights()
     mel = features.extract_all(files, ids, root, look, ["mel"], jobs=jobs)["mel"]
     maps = vgg.compute_maps(mel, "mel", ids, weights, root, look)[MAPS]
-    model = fit(clips, maps, folds, system, epochs)
+    model = fit(clips, maps, folds, epochs)
     model.facts["data"]["passed_over"] = report.get("passed_over", {})
     return model.save(out)
 
@@ -217,22 +208,20 @@ def train_from_run(run: Run) -> SavedModel:
     folds = run.read("splits").query("protocol == 'artist'")
     folds = folds.assign(fold=folds["fold"] % FOLDS)
     known = "the run has no artist folds" if folds.empty else folds
-    model = fit(clips, run.arrays(MAPS), known, DEFAULT)
+    model = fit(clips, run.arrays(MAPS), known)
     model.facts["data"]["passed_over"] = run.recorded("corpus")["report"].get("passed_over", {})
     return model.save(out)
 
 
-def fit(
-    clips: pd.DataFrame, maps: Store, folds: pd.DataFrame | str, system: str, epochs: int = 0
-) -> SavedModel:
+def fit(clips: pd.DataFrame, maps: Store, folds: pd.DataFrame | str, epochs: int = 0) -> SavedModel:
     """Estimate by artist folds, calibrate, then train on all usable clips.
 
     ``clips`` is the whole clip table, refused rows included, with sha256 of the audio; UsageError
     for usable clips of fewer than two genres. ``maps`` are those of mel-spectrograms; finished
     folds and the trained head are kept beside them. ``folds`` are rows of splits.csv, protocol
-    ``artist``, or a text that says why there are none. ``system``, ``epochs``: see `train`.
+    ``artist``, or a text that says why there are none. ``epochs``: see `train`.
     """
-    settings = SYSTEMS[system] | ({"epochs": epochs} if epochs else {})
+    settings = SETTINGS | ({"epochs": epochs} if epochs else {})
     root = maps.folder.parent / "folds"
     used = clips[clips["status"] == "ok"]
     if used["genre"].nunique() < 2:
@@ -248,14 +237,11 @@ def fit(
 
     def trained() -> Arrays:
         head = HeadClassifier(**settings).fit(maps.load(list(used["sha256"])), y)
-        arrays = dict(zip(HEAD, head.weights_, strict=True))
-        if head.pooling == "flatten":  # half of its 120 MB; predictions use the rounded numbers
-            arrays["kernel_1"] = arrays["kernel_1"].astype(np.float16)
-        return arrays
+        return dict(zip(HEAD, head.weights_, strict=True))
 
     key = [settings, maps.folder.name, list(used["sha256"]), list(y), code_digest(HeadClassifier)]
     arrays = remembered(root / f"model-{digest(key)[:24]}.npz", trained)
-    facts = {"system": system, "settings": settings, **_known(clips, maps), "estimate": estimate}
+    facts = {"system": SYSTEM, "settings": settings, **_known(clips, maps), "estimate": estimate}
     facts["versions"] = {"genre_utils": __version__, **store.versions()}
     return SavedModel(tuple(np.unique(y).tolist()), arrays, temperature, facts)
 
