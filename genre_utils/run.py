@@ -21,7 +21,7 @@ from ipykernel.kernelspec import write_kernel_spec
 from papermill.exceptions import PapermillExecutionError
 
 from genre_utils import paper
-from genre_utils.data.datasets import DATASETS, data_folder
+from genre_utils.data import datasets
 from genre_utils.metrics.tables import paper_rows
 from genre_utils.runtime import (
     GenreUtilsError,
@@ -135,11 +135,9 @@ def run(
     (the executed notebook stays for reading).
     """
     dataset = dataset or _profile(profile)["dataset"]
-    if dataset not in DATASETS:
-        raise UsageError(f"unknown data set {dataset!r}; one of {', '.join(DATASETS)}")
     data_dir = str(Path(data_dir).expanduser().resolve()) if data_dir else ""
-    if not DATASETS[dataset].synthetic:
-        data_folder(dataset, data_dir)  # which says what is missing
+    if not datasets.get(dataset).synthetic:
+        datasets.data_folder(dataset, data_dir)  # which says what is missing
     results = Run(out or ROOT / "runs" / f"{profile}-{dataset}")
     shared = {"dataset": dataset, "data_dir": data_dir, "out": str(results.folder)}
     shared |= {"jobs": workers(jobs), "scheduler": scheduler}

@@ -22,7 +22,7 @@ import yaml
 from genre_utils.data import audio, inputs, magnatagatune
 from genre_utils.data.download import Dataset, Release, Remote
 from genre_utils.data.download import download as download_release
-from genre_utils.runtime import GenreUtilsError, UsageError, each, progress
+from genre_utils.runtime import GenreUtilsError, UsageError, check_choice, each, progress
 from genre_utils.store import cache_dir, code_digest, file_digest, located, shown, write_json
 
 LABELS = ("genre", "artist", "album", "track")
@@ -204,8 +204,7 @@ DATASETS = MappingProxyType(
 
 def get(name: str) -> Dataset:
     """Return the data set of that name, or raise UsageError with the names there are."""
-    if name not in DATASETS:
-        raise UsageError(f"unknown data set {name!r}: one of {', '.join(DATASETS)}")
+    check_choice("data set", name, DATASETS)
     return DATASETS[name]
 
 

@@ -20,28 +20,16 @@ from scipy import sparse
 from genre_utils import paper
 from genre_utils.data import audio
 from genre_utils.data.audio import AudioError
-from genre_utils.runtime import GenreUtilsError, UsageError, each
+from genre_utils.runtime import RANGES, GenreUtilsError, UsageError, check_choice, each
 from genre_utils.store import Store, code_digest
 
 BLOCK = 64  # frames that `mel_power` transforms at a time
 CHUNK = 16  # clips that a worker extracts between two writes, at most
 TOP_DB = 80.0
 SVM_FRAMES = 123  # of the first 10 s, which the paper's SVM hears
-CHOICES = {
-    "fill": ("repeat", "zeros"),
-    "mel_scale": ("db", "amplitude", "power"),
-    "channels": ("repeat", "colormap"),
-    "preprocessing": ("vgg16", "scale"),
-}
+CHOICES = {name: RANGES[name] for name in ("fill", "mel_scale", "channels", "preprocessing")}
 
 Extractor = Callable[[Path], dict[str, np.ndarray]]
-
-
-def check_choice(name: str, value: str, known: Sequence[str] = ()) -> None:
-    """Raise UsageError if ``value`` is none of ``known``, by default the `CHOICES` of ``name``."""
-    known = known or CHOICES[name]
-    if value not in known:
-        raise UsageError(f"unknown {name.replace('_', ' ')} {value!r}: one of {', '.join(known)}")
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,8 @@ import numpy as np
 import pooch
 
 from genre_utils.data import audio
-from genre_utils.extraction.features import DEFAULT, Look, check_choice, mel_spectrogram, to_image
-from genre_utils.runtime import GenreUtilsError, each
+from genre_utils.extraction.features import DEFAULT, Look, mel_spectrogram, to_image
+from genre_utils.runtime import GenreUtilsError, check_choice, each
 from genre_utils.store import Store, cache_dir, code_digest, digest, remembered, write_atomic
 
 if TYPE_CHECKING:  # TensorFlow starts only where a network is built

@@ -28,7 +28,7 @@ from genre_utils import paper
 from genre_utils.extraction.features import DEFAULT, Look, to_image
 from genre_utils.extraction.vgg import build_trunk, load_weights, preprocess
 from genre_utils.models.sweep import DenseTraining, predict_proba, sparse_rows
-from genre_utils.runtime import UsageError
+from genre_utils.runtime import UsageError, check_choice
 
 if TYPE_CHECKING:  # TensorFlow starts only where a network is built
     from genre_utils.backend import keras
@@ -52,8 +52,7 @@ def build_head(
     n_classes]. ``pooling`` ("flatten" or "average") lies between the blocks and the first dense
     layer; the paper does not say which; UsageError for another.
     """
-    if pooling not in POOLING:
-        raise UsageError(f"unknown pooling {pooling!r}: one of {', '.join(POOLING)}")
+    check_choice("pooling", pooling, POOLING)
     from genre_utils.backend import keras
 
     first, second = paper.HEAD["units"]
@@ -72,10 +71,9 @@ def build_head(
 
 def head_engine(asked: str = "auto") -> str:
     """Return what trains the head: ``asked``, or for "auto" Keras where TensorFlow has a GPU."""
-    if asked in ENGINES:
-        return asked
+    check_choice("engine", asked, ("auto", *ENGINES))
     if asked != "auto":
-        raise UsageError(f"unknown engine {asked!r}: one of auto, {', '.join(ENGINES)}")
+        return asked
     from genre_utils.backend import tf
 
     return "keras" if tf.config.list_physical_devices("GPU") else "sweep"
@@ -268,10 +266,8 @@ class FineTuneClassifier(HeadClassifier):
         return model.predict(self._input(X), batch_size=PARTS[self.blocks], verbose=0)
 
     def _check(self, X: np.ndarray) -> None:
-        for name, known in (("blocks", PARTS), ("precision", PRECISIONS)):
-            if getattr(self, name) not in known:
-                one_of = ", ".join(known)
-                raise UsageError(f"unknown {name} {getattr(self, name)!r}: one of {one_of}")
+        check_choice("blocks", self.blocks, PARTS)
+        check_choice("precision", self.precision, PRECISIONS)
         if min(self.epochs, self.head_epochs) < 0 or self.epochs + self.head_epochs < 1:
             said = f"epochs={self.epochs}, head_epochs={self.head_epochs}"
             raise UsageError(f"{said}: neither may be negative, and one must be positive")

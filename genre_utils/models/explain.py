@@ -28,7 +28,7 @@ from sklearn.metrics import confusion_matrix
 from genre_utils.extraction.features import to_image
 from genre_utils.extraction.vgg import Arrays, build_trunk, load_weights, preprocess, random_arrays
 from genre_utils.models.cnn import HeadClassifier, build_head
-from genre_utils.runtime import GenreUtilsError, UsageError
+from genre_utils.runtime import GenreUtilsError, UsageError, check_choice
 from genre_utils.store import Run, code_digest, digest, remembered
 
 if TYPE_CHECKING:
@@ -81,8 +81,7 @@ class Network:
     def class_number(self, genre: str) -> int:
         """Column of a genre; raises `UsageError` for one that the head does not know."""
         known = list(self.head.classes_)
-        if genre not in known:
-            raise UsageError(f"unknown genre {genre!r}: one of {', '.join(known)}")
+        check_choice("genre", genre, known)
         return known.index(genre)
 
 

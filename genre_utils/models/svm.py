@@ -11,7 +11,7 @@ from sklearn.svm import SVC
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from genre_utils.runtime import UsageError
+from genre_utils.runtime import check_choice
 
 CODINGS = ("onevsone", "onevsall")
 MAX_ITER = 1_000_000  # MATLAB's fitcsvm stops there too ("IterationLimit")
@@ -62,10 +62,9 @@ def code_matrix(n_classes: int, coding: str = "onevsone") -> np.ndarray:
     pair positive; ``"onevsall"`` one for each class; UsageError for others. The result is
     [n_classes, n_learners].
     """
+    check_choice("coding", coding, CODINGS)
     if coding == "onevsall":
         return 2 * np.eye(n_classes, dtype=int) - 1
-    if coding != "onevsone":
-        raise UsageError(f"unknown coding {coding!r}: one of {', '.join(CODINGS)}")
     pairs = list(combinations(range(n_classes), 2))
     matrix = np.zeros((n_classes, len(pairs)), dtype=int)
     for column, (first, second) in enumerate(pairs):
