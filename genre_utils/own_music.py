@@ -2,12 +2,10 @@
 
 A saved model is a folder: ``arrays.npz`` (plain arrays), ``model.json`` (what they are, what the
 model has heard, a digest of it all) and ``README.md``, the model card. No pickle is written or
-read: a folder from elsewhere can at worst be refused.
-
-The model is trained on all usable clips. Before, `systems.cross_validate` in folds over artists
-says how good it is on new artists; one temperature, fitted on the same answers, calibrates its
-confidence (Guo et al., ICML 2017). Answers are kept in the cache by the content of the sound file:
-a long list goes on where it was stopped, and TensorFlow starts only for what is new.
+read: a folder from elsewhere can at worst be refused. It is trained on all usable clips. Before,
+`systems.cross_validate` in folds over artists says how good it is on new artists; one temperature,
+fitted on the same answers, calibrates its confidence (Guo et al., ICML 2017). Answers are kept in
+the cache by the content of the sound file: TensorFlow starts only for what is new.
 """
 
 import hashlib
@@ -297,8 +295,7 @@ class Prediction:
 class Predictor:
     """A saved model (`model`, from ``folder``) with the trunk that it needs.
 
-    ``look`` says how a window becomes an image. Raises as `SavedModel.load`, and GenreUtilsError
-    where VGG-16's weights cannot be had or are not those that the model was trained on.
+    Raises as `SavedModel.load`, and GenreUtilsError where the trunk's weights cannot be had.
     """
 
     def __init__(self, folder: str | Path) -> None:

@@ -127,12 +127,10 @@ def run(
     ``profile`` is a name in profiles.yml. Empty, ``dataset`` is the profile's, ``data_dir`` its
     default place and ``out`` the folder ``runs/<profile>-<dataset>`` in the checkout; 0 ``jobs``
     are one for each processor. ``force`` computes everything anew, into ``cache`` of the run's
-    folder; what other runs share stays. ``scheduler`` is the address of a Dask scheduler that
-    takes the place of ``jobs`` where a notebook declares it.
-
-    Raises UsageError for an unknown name or a wrong value, before anything runs; GenreUtilsError
-    where another run is at work in ``out``, nothing answers at ``scheduler``, or a notebook fails
-    (the executed notebook stays for reading).
+    folder; what other runs share stays. ``scheduler`` is the address of a Dask scheduler that takes
+    the place of ``jobs`` where a notebook declares it. UsageError for an unknown name or a wrong
+    value, before anything runs; GenreUtilsError where another run is at work in ``out``, nothing
+    answers at ``scheduler``, or a notebook fails (the executed notebook stays for reading).
     """
     dataset = dataset or _profile(profile)["dataset"]
     data_dir = str(Path(data_dir).expanduser().resolve()) if data_dir else ""
@@ -178,11 +176,7 @@ def _alone(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _own_surroundings() -> Iterator[None]:
-    """Let kernels run on this Python and these packages with the packages' own defaults.
-
-    What the user has set for Jupyter, IPython and Matplotlib is for other work: kernels named
-    python3, start-up files, styles.
-    """
+    """Let kernels run on this Python with the packages' own defaults, not the user's settings."""
     with tempfile.TemporaryDirectory(prefix="genre-utils-", ignore_cleanup_errors=True) as home:
         write_kernel_spec(Path(home) / "kernels" / "python3")
         folders = ("IPYTHONDIR", "JUPYTER_PATH", "JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR")
@@ -195,11 +189,7 @@ def _own_surroundings() -> Iterator[None]:
 
 
 def execute(steps: list[tuple[Path, dict]], results: Run) -> None:
-    """Execute notebooks, each in a kernel of its own, and print how long each took.
-
-    ``steps`` are from `plan`: parameters go into run.json, executed notebooks to ``notebooks``.
-    Raises UsageError or GenreUtilsError as the notebook does, or another error of it in one line.
-    """
+    """Execute the notebooks of a `plan`, each in its own kernel; print how long each took."""
     results.record("parameters", {path.stem: values for path, values in steps})
     folder = results.folder / "notebooks"
     folder.mkdir(exist_ok=True)

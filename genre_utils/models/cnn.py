@@ -1,8 +1,7 @@
 """The layers after VGG-16's convolution blocks and their training (sections 2.3 and 2.4).
 
-Fine-tuning: the convolution blocks are trained too (section 2.3, the paper's second setting).
-
-The paper says no more of it. Keras' guide "Transfer learning & fine-tuning" warns against training
+Fine-tuning: the convolution blocks are trained too (section 2.3, the paper's second setting). The
+paper says no more of it. Keras' guide "Transfer learning & fine-tuning" warns against training
 pretrained blocks together with a random head, whose large gradients destroy what they have learned.
 So the head is trained on the frozen blocks first (``head_epochs``), then everything at a low rate.
 ``head_epochs=0`` at the paper's rate is the paper's bare description.
@@ -178,25 +177,16 @@ PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 class FineTuneClassifier(HeadClassifier):
     """Convolution blocks and head trained together, with scikit-learn's interface.
 
-    What is not named here is as in `HeadClassifier`. ``weights_`` are kernel and bias of each
-    trained convolution, then of the head's layers, float32; ``history_`` has head_epochs + epochs
-    rows.
+    What is not named here is as in `HeadClassifier`. ``blocks`` are trained beside the head:
+    "block5" takes stored maps of block 4 (its pooling's output), so that the frozen blocks run once
+    a clip; "all" takes mel-spectrograms, which ``look`` makes images of, and costs some 250 GFLOP a
+    clip and epoch. ``epochs`` and ``learning_rate`` are of fine-tuning: Adam on the cross-entropy
+    (section 2.4), after ``head_epochs`` in which the head alone learns, at the paper's rate; see
+    the module. ``weights`` are where the blocks start (`vgg.load_weights`). ``precision`` (float32,
+    bfloat16) is the convolutions'; their weights, the head and Adam stay in float32.
 
-    Parameters
-    ----------
-    blocks : {"block5", "all"}
-        What is trained beside the head. ``"block5"`` takes stored maps of block 4 (its pooling's
-        output), so that the frozen blocks run once a clip; ``"all"`` takes mel-spectrograms and
-        costs some 250 GFLOP a clip and epoch.
-    epochs, learning_rate : int, float
-        Fine-tuning: Adam on the cross-entropy (section 2.4), after ``head_epochs`` in which the
-        head alone learns, at the paper's rate; see the module.
-    weights : str
-        Where the blocks start, see `vgg.load_weights`.
-    precision : {"float32", "bfloat16"}
-        Of the convolutions; their weights, the head and Adam stay in float32.
-    look : Look
-        With ``blocks="all"``: how a mel-spectrogram becomes an image.
+    ``weights_`` are kernel and bias of each trained convolution, then of the head's layers,
+    float32; ``history_`` has head_epochs + epochs rows.
     """
 
     def __init__(

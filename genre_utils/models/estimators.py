@@ -37,10 +37,7 @@ from genre_utils.store import code_digest, digest, remembered
 
 
 def structured(arrays: dict[str, np.ndarray], group: np.ndarray | None = None) -> np.ndarray:
-    """Put arrays [n, ...] side by side: rows [shape=(n,)] with a field for each, and ``group``.
-
-    Without ``group`` every row is a group of its own.
-    """
+    """Rows [n] with a field for each array [n, ...], and ``group``: by default each row its own."""
     n = len(next(iter(arrays.values())))
     fields = {**arrays, "group": np.arange(n) if group is None else np.asarray(group)}
     dtype = np.dtype([(name, a.dtype, a.shape[1:]) for name, a in fields.items()], align=True)
@@ -217,10 +214,7 @@ class Search(GridSearchCV):
 
 
 class Chosen(ClassifierMixin, BaseEstimator):
-    """The search with the best accuracy on inner folds; of equals the first.
-
-    The ``candidates`` all have the same inner folds.
-    """
+    """The search with the best accuracy on inner folds, the same for all; of equals the first."""
 
     def __init__(self, candidates: dict[str, Search]) -> None:
         self.candidates = candidates
@@ -247,8 +241,7 @@ class Chosen(ClassifierMixin, BaseEstimator):
 class Windows(ClassifierMixin, BaseEstimator):
     """A classifier of one window that hears several: it learns from all, and they vote.
 
-    ``fields`` are the windows of a clip. ``estimator`` takes structured rows with the first of
-    them, and has ``predict_proba``.
+    ``fields`` are a clip's windows; ``estimator`` takes structured rows with the first of them.
     """
 
     def __init__(self, estimator: BaseEstimator, fields: tuple[str, ...]) -> None:
