@@ -20,18 +20,10 @@ import yaml
 from ipykernel.kernelspec import write_kernel_spec
 from papermill.exceptions import PapermillExecutionError
 
-from genre_utils import paper
+from genre_utils import paper, runtime
 from genre_utils.data import datasets
 from genre_utils.metrics.tables import paper_rows
-from genre_utils.runtime import (
-    GenreUtilsError,
-    UsageError,
-    check_ranges,
-    on_terminal,
-    quiet_stderr,
-    reach,
-    workers,
-)
+from genre_utils.runtime import GenreUtilsError, UsageError, quiet_stderr
 from genre_utils.store import ROOT, Run, today, versions
 
 NOTEBOOKS = ROOT / "notebooks"
@@ -92,7 +84,7 @@ def check_parameters(path: Path, declared: dict[str, type], values: dict[str, An
             known = f" and none of {', '.join(SOURCES)}" * (name == "weights")
             raise UsageError(f"{path.stem}: {name}: {value!r} is no file{known}")
     try:
-        check_ranges(values)
+        runtime.check_ranges(values)
     except UsageError as error:
         raise UsageError(f"{path.stem}: {error}") from None
 
@@ -138,14 +130,14 @@ def run(
         datasets.data_folder(dataset, data_dir)  # which says what is missing
     results = Run(out or ROOT / "runs" / f"{profile}-{dataset}")
     shared = {"dataset": dataset, "data_dir": data_dir, "out": str(results.folder)}
-    shared |= {"jobs": workers(jobs), "scheduler": scheduler}
+    shared |= {"jobs": runtime.workers(jobs), "scheduler": scheduler}
     for name in ("data_dir", "out"):
         if shared[name].encode(errors="ignore").decode() != shared[name]:
             option = f"--{name.replace('_', '-')} {shared[name]!r}"
             raise UsageError(f"{option}: a name that is not UTF-8; rename the folder")
     steps = plan(profile, shared)
     if scheduler:
-        reach(scheduler)
+        runtime.reach(scheduler)
     with _alone(results.folder):
         if force:
             shutil.rmtree(results.folder / "cache", ignore_errors=True)
@@ -193,7 +185,7 @@ def execute(steps: list[tuple[Path, dict]], results: Run) -> None:
     results.record("parameters", {path.stem: values for path, values in steps})
     folder = results.folder / "notebooks"
     folder.mkdir(exist_ok=True)
-    on_terminal()
+    runtime.on_terminal()
     timings = {}
     with _own_surroundings():
         for path, values in steps:
