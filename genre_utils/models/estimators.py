@@ -14,18 +14,14 @@ import joblib
 import numpy as np
 import pandas as pd
 from scipy.special import softmax
+from sklearn import model_selection
 from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin, clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.decomposition import PCA
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.inspection import permutation_importance
 from sklearn.metrics.pairwise import euclidean_distances, rbf_kernel
-from sklearn.model_selection import (
-    GridSearchCV,
-    ParameterGrid,
-    StratifiedGroupKFold,
-    StratifiedKFold,
-)
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from sklearn.pipeline import Pipeline
 from sklearn.svm import SVC
 from sklearn.utils.multiclass import check_classification_targets
@@ -165,7 +161,7 @@ class FirstComponents(TransformerMixin, BaseEstimator):
         return self.pca_.transform(validate_data(self, X, reset=False))
 
 
-class Search(GridSearchCV):
+class Search(model_selection.GridSearchCV):
     """`GridSearchCV` of a pipeline; a `GaussianSVM` at its end gets a temperature.
 
     The temperature (Guo et al., ICML 2017) scales its probabilities and comes from the same inner
@@ -182,7 +178,7 @@ class Search(GridSearchCV):
             super().fit(X, y)
             self.calibrated_ = self.best_estimator_
             return self
-        grid, scores = list(ParameterGrid(self.param_grid)), []
+        grid, scores = list(model_selection.ParameterGrid(self.param_grid)), []
         *steps, (last, _) = self.estimator.steps
         for train, test in self.cv.split(X, y):
             vectors = clone(Pipeline(steps)).fit(X[train], y[train])
