@@ -429,10 +429,10 @@ class Run:
         folder = Path(self.recorded("data_dir")["path"])
         return [located(folder, path) for path in clips["path"]]
 
-    def record(self, part: str, value: dict[str, Any]) -> None:
-        """Put one part (parameters and facts of a stage) into run.json; damaged, it begins anew."""
-        known = read_json(self.folder / "run.json") or {}
-        write_json(self.folder / "run.json", known | {part: value})
+    def record(self, part: str, value: Any, file: str = "run.json") -> None:  # noqa: ANN401
+        """Put one part (facts of a stage, say) into a file; where damaged, that begins anew."""
+        known = read_json(self.folder / file) or {}
+        write_json(self.folder / file, known | {part: value})
 
     def recorded(self, part: str, file: str = "run.json") -> Any:  # noqa: ANN401
         """Return a part of ``file``; GenreUtilsError where no earlier stage recorded it."""
@@ -449,9 +449,8 @@ class Run:
 
     def record_arrays(self, stores: dict[str, Store]) -> None:
         """Note in arrays.json which folders hold the rows of this run."""
-        folders = {name: str(store.folder) for name, store in stores.items()}
-        known = read_json(self.folder / "arrays.json") or {}
-        write_json(self.folder / "arrays.json", known | folders)
+        for name, store in stores.items():
+            self.record(name, str(store.folder), "arrays.json")
 
     def arrays(self, name: str) -> Store:
         """Return this run's store of "mel", "vgg-mel", ...; GenreUtilsError where none is made."""
