@@ -186,10 +186,8 @@ def _check_same_clips(tables: dict[str, pd.DataFrame], protocol: str) -> None:
     name, first = next(iter(tables.items()))
     for other, table in tables.items():
         if not np.array_equal(first[["clip_id", "y_true"]], table[["clip_id", "y_true"]]):
-            raise GenreUtilsError(
-                f"{name} and {other} were not tested on the same clips under {protocol}; run "
-                "their notebooks again"
-            )
+            what = f"{name} and {other} were not tested on the same clips under {protocol}"
+            raise GenreUtilsError(f"{what}; run their notebooks again")
 
 
 def _genres(predictions: pd.DataFrame) -> list[str]:
