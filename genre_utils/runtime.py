@@ -162,13 +162,14 @@ def each(
 
     Returns its results in the order of the tasks. It is of a module's top level, takes and returns
     what is small (paths rather than arrays), and stores large results itself: they stay when the
-    stage ends early. With ``jobs`` 1 everything happens in this process. ``scheduler`` is the
-    address of a Dask scheduler ("tcp://host:8786") whose workers (``dask worker ADDRESS --nthreads
-    1``) take the place of ``jobs``; they import this package in the same version and see sound
-    files and cache under the same paths. A lost worker of a cluster is made up for, a dead local
-    process ends the stage. UsageError where it is no address, GenreUtilsError where nothing answers
-    there, it has no workers, Dask is not installed or a worker was killed. Errors of the function
-    come through.
+    stage ends early. With ``jobs`` 1 everything happens in this process.
+
+    ``scheduler`` is the address of a Dask scheduler ("tcp://host:8786") whose workers take the
+    place of ``jobs``. They import this package in the same version and see sound files and cache
+    under the same paths; start them with ``dask worker ADDRESS --nthreads 1``. A lost worker of a
+    cluster is made up for, a dead local process ends the stage. UsageError where it is no address,
+    GenreUtilsError where nothing answers there, it has no workers, Dask is not installed or a
+    worker was killed. Errors of the function come through as they are.
     """
     done = _on_cluster(function, tasks, scheduler) if scheduler else _here(function, tasks, jobs)
     results: list = [None] * len(tasks)

@@ -217,10 +217,7 @@ class Store:
 
     @classmethod
     def make(cls, root: Path, name: str, key: dict) -> "Store":
-        """Return the store below ``root`` of what the rows are ("mel", "vgg-mel"), new or old.
-
-        ``key`` is JSON-able: every parameter that the rows depend on, `code_digest` included.
-        """
+        """Return the store of rows ``name``; ``key`` is all they depend on, `code_digest` too."""
         folder = Path(root) / f"{name}-{digest(key)[:16]}"
         if digest(read_json(folder / KEY)) != digest(key):
             write_json(folder / KEY, key)

@@ -282,7 +282,10 @@ def smallest_cosine(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def preprocess(images: np.ndarray, preprocessing: str = "vgg16") -> np.ndarray:
-    """Images [n, height, width, 3] of 0..255 as the blocks expect them: in Keras' way, or 0..1."""
+    """Images [n, height, width, 3] of 0..255 as the blocks expect them.
+
+    ``"vgg16"`` is Keras' own (BGR, ImageNet's mean taken off); ``"scale"`` divides by 255.
+    """
     check_choice("preprocessing", preprocessing)
     if preprocessing == "scale":
         return images / np.float32(255)

@@ -78,10 +78,7 @@ def canvas(rows: int = 1, columns: int = 1, height: float = 4.0, **options: obje
 
 
 def panels(n: int, columns: int, top: float, height: float, **options: object) -> tuple:
-    """Return a figure and a grid of axes [rows, columns], of which the first ``n`` are seen.
-
-    ``top`` inches are for titles, ``height`` for each row; axes are shared.
-    """
+    """Return a figure with shared axes [rows, columns], ``n`` seen; ``top`` inches for titles."""
     rows = -(-n // columns)
     shared = {"sharex": True, "sharey": True, "squeeze": False}
     fig, axes = canvas(rows, columns, top + height * rows, **shared, **options)

@@ -188,11 +188,7 @@ def training_curves(history: pd.DataFrame, note: str = "") -> Figure:
 def confusion_matrices(
     ours: pd.DataFrame, paper_table: pd.DataFrame, ours_title: str, note: str = ""
 ) -> Figure:
-    """Draw our confusion matrix of CNN+Mel-spectrogram beside the paper's (its Fig. 3).
-
-    Both are per cent of each true genre (row) by predicted genre (column); ours is drawn in the
-    paper's order, other genres last.
-    """
+    """Draw our confusion matrix (% of true genres, the rows) beside the paper's, in its order."""
     known, own = paper_table.index, ours.index
     order = [*known[known.isin(own)], *own[~own.isin(known)]]
     ours = ours.loc[order, order].rename(index=shown, columns=shown)
@@ -334,11 +330,7 @@ def _overlay(ax: Axes, values: np.ndarray, cmap: str, low: float, high: float) -
 def sanity_check(
     mel: np.ndarray, maps: dict[str, np.ndarray], correlations: pd.Series, note: str = ""
 ) -> Figure:
-    """Show a clip's map with the trained weights and with random ones.
-
-    ``mel`` [216, t] is in dB; ``maps`` (the trained first) are from `explain.randomised`, the
-    correlations from `explain.rank_correlations`.
-    """
+    """Show a clip's maps (`explain.randomised`) over its mel, with their `rank_correlations`."""
     fig, axes = panels(len(maps), -(-len(maps) // 2), 0.6, 2.5, dpi=COARSE)
     for i, (ax, (name, values)) in enumerate(zip(axes.flat, maps.items(), strict=False)):
         show_feature(ax, mel, "mel", vmin=-TOP_DB, vmax=0, cmap="gray")
