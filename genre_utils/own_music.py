@@ -14,7 +14,6 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -356,10 +355,9 @@ class Predictor:
             proba = {start: self._window(y) for start, y in audio.windows(path)}
             return {"start_s": np.array(list(proba)), "proba": np.array(list(proba.values()))}
 
-        key = {}
-        with suppress(OSError):
-            key = {"sound": store.file_digest(path)} if path.is_file() else {}
-        return self._kept("heard", key, hear) if key else hear()  # which says why it cannot be read
+        if not (sound := datasets.digest_if_readable(path)):
+            return hear()  # which says why it cannot be read
+        return self._kept("heard", {"sound": sound}, hear)
 
     def _window(self, y: np.ndarray) -> np.ndarray:
         """Probabilities [n_classes] of one window; NaN if it is silent."""

@@ -381,7 +381,7 @@ def check_files(paths: Sequence[Path], jobs: int) -> list[tuple[float, str]]:
     with suppress(OSError, ValueError, AttributeError, TypeError):
         content = json.loads(store.read_text(encoding="utf-8"))
         kept = {key: (float(duration), str(status)) for key, (duration, status) in content.items()}
-    digests = _digests(paths, jobs, _digest_or_nothing)
+    digests = _digests(paths, jobs, digest_if_readable)
     new = {key: path for key, path in zip(digests, paths, strict=True) if key and key not in kept}
     todo = list(new)
     for part in (todo[i : i + SAVE_EVERY] for i in range(0, len(todo), SAVE_EVERY)):
@@ -407,7 +407,8 @@ def _checked(paths: list[Path], jobs: int) -> list[tuple[float, str]]:
         return _checked(paths[:half], jobs) + _checked(paths[half:], jobs)
 
 
-def _digest_or_nothing(path: Path) -> str:
+def digest_if_readable(path: Path) -> str:
+    """SHA-256 of a file, or ""."""
     with suppress(OSError):
         return "" if inputs.unreadable(path) else file_digest(path)
     return ""
