@@ -230,5 +230,4 @@ def explained(
     key |= {"clips": clips[["sha256", "genre", "fold"]].to_numpy().tolist()}
     key |= {"maps": run.arrays("vgg-mel").folder.name, "patches": list(patches)}
     key |= {"code": code_digest(explained)}
-    path = run.cache / "folds" / f"saliency-{digest(key)[:24]}.npz"
-    return remembered(path, make)
+    return remembered(run.cache / "folds" / f"saliency-{digest(key)[:24]}.npz", make)
