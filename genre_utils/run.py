@@ -52,14 +52,17 @@ def notebooks(folder: Path = NOTEBOOKS) -> list[Path]:
 
 
 def declared_parameters(path: Path) -> dict[str, type]:
-    """Name and type of a notebook's parameters; GenreUtilsError: no cell tagged so, or no type."""
+    """Name and type of each parameter that a notebook declares.
+
+    GenreUtilsError: no cell is tagged ``parameters``, or a type hint lacks: anything would pass.
+    """
     cells = nbformat.read(path, as_version=4).cells
     if not any("parameters" in cell.metadata.get("tags", []) for cell in cells):
         hint = "tag the cell that declares them"
         raise GenreUtilsError(f"{path}: no cell tagged 'parameters'; {hint}")
     found = papermill.inspect_notebook(str(path)).items()
     types = {name: TYPES.get(known["inferred_type_name"]) for name, known in found}
-    for name in (name for name, known in types.items() if known is None):  # papermill would run it
+    for name in (name for name, known in types.items() if known is None):
         hint = f"write one of {', '.join(TYPES)}"
         raise GenreUtilsError(f"{path}: parameter {name} has no type hint; {hint}")
     return types

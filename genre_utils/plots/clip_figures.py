@@ -223,7 +223,10 @@ def mfcc_hop(y: np.ndarray, sr: int = paper.AUDIO["sr"], note: str = "") -> Figu
 def frames_kept(
     level_db: np.ndarray, threshold: float = -40.0, hop_s: float = 0.08, note: str = ""
 ) -> Figure:
-    """Draw the SVM's frames kept and removed by level [t]: row 13 of `features.svm_frames`."""
+    """Draw the SVM's frames kept and removed by their level (section 2.5).
+
+    ``level_db`` [t] is row 13 of `features.svm_frames`, ``threshold`` dB re the loudest frame.
+    """
     kept, level = frame_mask(level_db, threshold), level_db - level_db.max()
     time = hop_s * np.arange(len(level))
     fig, ax = canvas(height=3.4)

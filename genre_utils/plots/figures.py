@@ -188,7 +188,10 @@ def training_curves(history: pd.DataFrame, note: str = "") -> Figure:
 def confusion_matrices(
     ours: pd.DataFrame, paper_table: pd.DataFrame, ours_title: str, note: str = ""
 ) -> Figure:
-    """Draw our confusion matrix (% of true genres, the rows) beside the paper's, in its order."""
+    """Draw our confusion matrix beside the paper's (its Fig. 3), in % of each true genre (row).
+
+    Ours is drawn in the paper's order, other genres last.
+    """
     known, own = paper_table.index, ours.index
     order = [*known[known.isin(own)], *own[~own.isin(known)]]
     ours = ours.loc[order, order].rename(index=shown, columns=shown)
