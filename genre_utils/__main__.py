@@ -2,9 +2,9 @@
 
 import codecs
 import json
+import os
 import signal
 import sys
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +12,9 @@ import click
 
 from genre_utils.runtime import GenreUtilsError, on_terminal, workers
 
-
-def _place(value: str) -> str:
-    """Put the home folder in place of a ~, also where the shell leaves it (``--out=~/x``)."""
-    with suppress(RuntimeError):  # no user of that name: a file whose name begins so
-        return str(Path(value).expanduser()) if value else value
-    return value
-
-
+PLACE = os.path.expanduser  # a ~ that the shell leaves (``--out=~/x``) is the home folder
 JOBS = click.option("--jobs", default=0, metavar="N", help="Worker processes (default: all cores).")
-DIR = {"type": _place, "metavar": "DIR"}
+DIR = {"type": PLACE, "metavar": "DIR"}
 DATA_DIR = click.option("--data-dir", default="", **DIR, help="Where its files are.")
 
 
@@ -49,7 +42,7 @@ def run(**options: Any) -> None:  # noqa: ANN401
 
 
 @cli.command()
-@click.argument("folder", metavar="RUN", type=_place)
+@click.argument("folder", metavar="RUN", type=PLACE)
 @click.argument("name")
 def publish(folder: str, name: str) -> None:
     """Copy a run's figures and tables into figures/NAME and renew the tables made of them.
@@ -63,7 +56,7 @@ def publish(folder: str, name: str) -> None:
 
 
 @cli.command()
-@click.argument("folder", metavar="RUN", type=_place)
+@click.argument("folder", metavar="RUN", type=PLACE)
 @JOBS
 def sensitivity(folder: str, jobs: int) -> None:
     """Replace a run's open choices one by one and say which verdicts change."""
@@ -142,23 +135,21 @@ def validate(name: str, data_dir: str, jobs: int, as_json: bool) -> int:
 @cli.command()
 @click.option("--dataset", required=True, metavar="NAME", help="Data set, see `datasets`.")
 @DATA_DIR
-@click.option("--system", default="", metavar="NAME", help="cnn-mel-small (default) or cnn-mel.")
-@click.option("--out", required=True, type=_place, metavar="MODEL", help="Folder of the model.")
-@click.option("--epochs", type=click.IntRange(1), help="Default: the system's own number.")
+@click.option("--out", required=True, type=PLACE, metavar="MODEL", help="Folder of the model.")
+@click.option("--epochs", type=click.IntRange(1), help="Default: 100.")
 @JOBS
-def train(out: str, system: str, epochs: int | None, jobs: int, **data: str) -> None:
-    """Train a system on all clips of a data set, save it, and say how good it is."""
+def train(out: str, epochs: int | None, jobs: int, **data: str) -> None:
+    """Train a model on all clips of a data set, save it, and say how good it is."""
     from genre_utils import own_music
 
     on_terminal()
-    chosen = {"system": system or own_music.DEFAULT, "epochs": epochs or 0, "jobs": workers(jobs)}
-    model = own_music.train(out=out, **data, **chosen)
+    model = own_music.train(out=out, epochs=epochs or 0, jobs=workers(jobs), **data)
     print(f"{own_music.summary(model)}\n{out}: see README.md in it")
 
 
 @cli.command()
-@click.argument("model", type=_place)
-@click.argument("places", metavar="FILE_OR_FOLDER...", type=_place, nargs=-1, required=True)
+@click.argument("model", type=PLACE)
+@click.argument("places", metavar="FILE_OR_FOLDER...", type=PLACE, nargs=-1, required=True)
 @click.option("--json", "form", flag_value="json", help="Print JSON, windows included.")
 @click.option("--csv", "form", flag_value="csv", help="Print CSV, a row a file.")
 @JOBS

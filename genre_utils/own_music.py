@@ -2,12 +2,10 @@
 
 A saved model is a folder: ``arrays.npz`` (plain arrays), ``model.json`` (what they are, what the
 model has heard, a digest of it all) and ``README.md``, the model card. No pickle is written or
-read: a folder from elsewhere can at worst be refused.
-
-The model is trained on all usable clips. Before, `systems.cross_validate` in folds over artists
-says how good it is on new artists; one temperature, fitted on the same answers, calibrates its
-confidence (Guo et al., ICML 2017). Answers are kept in the cache by the content of the sound file:
-a long list goes on where it was stopped, and TensorFlow starts only for what is new.
+read: a folder from elsewhere can at worst be refused. It is trained on all usable clips. Before,
+`systems.cross_validate` in folds over artists says how good it is on new artists; one temperature,
+fitted on the same answers, calibrates its confidence (Guo et al., ICML 2017). Answers are kept in
+the cache by the content of the sound file: TensorFlow starts only for what is new.
 """
 
 import hashlib
@@ -16,7 +14,6 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -37,12 +34,8 @@ from genre_utils.models.cnn import POOLING, HeadClassifier
 from genre_utils.runtime import GenreUtilsError, UsageError, progress
 from genre_utils.store import Arrays, Run, Store, cache_dir, code_digest, digest, remembered
 
-# Name -> settings of `HeadClassifier`. Both are the system "cnn-mel", trained on stored `MAPS`.
-SYSTEMS = {
-    "cnn-mel-small": {"pooling": "average", "epochs": 100, "seed": 0},
-    "cnn-mel": {"pooling": "flatten", "epochs": 25, "seed": 0},
-}
-DEFAULT, MAPS = "cnn-mel-small", "vgg-mel"
+SYSTEM, MAPS = "cnn-mel-small", "vgg-mel"  # what is trained, and on which stored maps
+SETTINGS = {"pooling": "average", "epochs": 100, "seed": 0}  # of `HeadClassifier`
 FOLDS = 5  # of the estimate
 MIN_ARTISTS = 2  # of a genre: one to train on, one to test on
 SURE = 0.5  # the model card says how good answers above this confidence are
@@ -173,17 +166,12 @@ def card(model: SavedModel) -> str:
     return template.render(model=model, megabytes=megabytes, **known)
 
 
-def train(
-    dataset: str, data_dir: str, out: str, *, system: str = DEFAULT, epochs: int = 0, jobs: int = 1
-) -> SavedModel:
+def train(dataset: str, data_dir: str, out: str, *, epochs: int = 0, jobs: int = 1) -> SavedModel:
     """Read a data set, train on all its usable clips and write the model's folder.
 
-    ``dataset`` is a name in `datasets.DATASETS`, ``system`` one in `SYSTEMS` (UsageError for
-    others, and where ``out`` holds other files). 0 epochs: the system's own number. ``jobs``
-    workers read audio.
+    ``dataset`` is a name in `datasets.DATASETS`; UsageError for others, and where ``out`` holds
+    other files. 0 epochs: those of `SETTINGS`. ``jobs`` workers read audio.
     """
-    if system not in SYSTEMS:
-        raise UsageError(f"unknown system {system!r}: one of {', '.join(SYSTEMS)}")
     check_target(out)
     clips, report = datasets.load_clips(dataset, data_dir or None, jobs=jobs)
     for line in datasets.remarks(report):
@@ -205,7 +193,7 @@ def train(
     root, look, weights = cache_dir() / "arrays", features.Look(), vgg.load_weights()
     mel = features.extract_all(files, ids, root, look, ["mel"], jobs=jobs)["mel"]
     maps = vgg.compute_maps(mel, "mel", ids, weights, root, look)[MAPS]
-    model = fit(clips, maps, folds, system, epochs)
+    model = fit(clips, maps, folds, epochs)
     model.facts["data"]["passed_over"] = report.get("passed_over", {})
     return model.save(out)
 
@@ -217,22 +205,20 @@ def train_from_run(run: Run) -> SavedModel:
     folds = run.read("splits").query("protocol == 'artist'")
     folds = folds.assign(fold=folds["fold"] % FOLDS)
     known = "the run has no artist folds" if folds.empty else folds
-    model = fit(clips, run.arrays(MAPS), known, DEFAULT)
+    model = fit(clips, run.arrays(MAPS), known)
     model.facts["data"]["passed_over"] = run.recorded("corpus")["report"].get("passed_over", {})
     return model.save(out)
 
 
-def fit(
-    clips: pd.DataFrame, maps: Store, folds: pd.DataFrame | str, system: str, epochs: int = 0
-) -> SavedModel:
+def fit(clips: pd.DataFrame, maps: Store, folds: pd.DataFrame | str, epochs: int = 0) -> SavedModel:
     """Estimate by artist folds, calibrate, then train on all usable clips.
 
     ``clips`` is the whole clip table, refused rows included, with sha256 of the audio; UsageError
     for usable clips of fewer than two genres. ``maps`` are those of mel-spectrograms; finished
     folds and the trained head are kept beside them. ``folds`` are rows of splits.csv, protocol
-    ``artist``, or a text that says why there are none. ``system``, ``epochs``: see `train`.
+    ``artist``, or a text that says why there are none. ``epochs``: see `train`.
     """
-    settings = SYSTEMS[system] | ({"epochs": epochs} if epochs else {})
+    settings = SETTINGS | ({"epochs": epochs} if epochs else {})
     root = maps.folder.parent / "folds"
     used = clips[clips["status"] == "ok"]
     if used["genre"].nunique() < 2:
@@ -248,14 +234,11 @@ def fit(
 
     def trained() -> Arrays:
         head = HeadClassifier(**settings).fit(maps.load(list(used["sha256"])), y)
-        arrays = dict(zip(HEAD, head.weights_, strict=True))
-        if head.pooling == "flatten":  # half of its 120 MB; predictions use the rounded numbers
-            arrays["kernel_1"] = arrays["kernel_1"].astype(np.float16)
-        return arrays
+        return dict(zip(HEAD, head.weights_, strict=True))
 
     key = [settings, maps.folder.name, list(used["sha256"]), list(y), code_digest(HeadClassifier)]
     arrays = remembered(root / f"model-{digest(key)[:24]}.npz", trained)
-    facts = {"system": system, "settings": settings, **_known(clips, maps), "estimate": estimate}
+    facts = {"system": SYSTEM, "settings": settings, **_known(clips, maps), "estimate": estimate}
     facts["versions"] = {"genre_utils": __version__, **store.versions()}
     return SavedModel(tuple(np.unique(y).tolist()), arrays, temperature, facts)
 
@@ -311,8 +294,7 @@ class Prediction:
 class Predictor:
     """A saved model (`model`, from ``folder``) with the trunk that it needs.
 
-    ``look`` says how a window becomes an image. Raises as `SavedModel.load`, and GenreUtilsError
-    where VGG-16's weights cannot be had or are not those that the model was trained on.
+    Raises as `SavedModel.load`, and GenreUtilsError where the trunk's weights cannot be had.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -373,10 +355,9 @@ class Predictor:
             proba = {start: self._window(y) for start, y in audio.windows(path)}
             return {"start_s": np.array(list(proba)), "proba": np.array(list(proba.values()))}
 
-        key = {}
-        with suppress(OSError):
-            key = {"sound": store.file_digest(path)} if path.is_file() else {}
-        return self._kept("heard", key, hear) if key else hear()  # which says why it cannot be read
+        if not (sound := datasets.digest_if_readable(path)):
+            return hear()  # which says why it cannot be read
+        return self._kept("heard", {"sound": sound}, hear)
 
     def _window(self, y: np.ndarray) -> np.ndarray:
         """Probabilities [n_classes] of one window; NaN if it is silent."""

@@ -126,10 +126,7 @@ def _portable(run: Run) -> dict:
 
 
 def renew(readme: Path, figures: Path) -> None:
-    """Put the paper's four rows between README's marks; write the page of all results.
-
-    GenreUtilsError where the marks are gone.
-    """
+    """Put the table between README's marks (GenreUtilsError if gone); write the results' page."""
     text = readme.read_text(encoding="utf-8")
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)

@@ -20,18 +20,10 @@ import yaml
 from ipykernel.kernelspec import write_kernel_spec
 from papermill.exceptions import PapermillExecutionError
 
-from genre_utils import paper
-from genre_utils.data.datasets import DATASETS, data_folder
+from genre_utils import paper, runtime
+from genre_utils.data import datasets
 from genre_utils.metrics.tables import paper_rows
-from genre_utils.runtime import (
-    GenreUtilsError,
-    UsageError,
-    check_ranges,
-    on_terminal,
-    quiet_stderr,
-    reach,
-    workers,
-)
+from genre_utils.runtime import GenreUtilsError, UsageError, quiet_stderr
 from genre_utils.store import ROOT, Run, today, versions
 
 NOTEBOOKS = ROOT / "notebooks"
@@ -62,8 +54,7 @@ def notebooks(folder: Path = NOTEBOOKS) -> list[Path]:
 def declared_parameters(path: Path) -> dict[str, type]:
     """Name and type of each parameter that a notebook declares.
 
-    GenreUtilsError where it has no cell tagged ``parameters``, or a parameter without a known type
-    hint: papermill would run it with whatever it is given.
+    GenreUtilsError: no cell is tagged ``parameters``, or a type hint lacks: anything would pass.
     """
     cells = nbformat.read(path, as_version=4).cells
     if not any("parameters" in cell.metadata.get("tags", []) for cell in cells):
@@ -92,7 +83,7 @@ def check_parameters(path: Path, declared: dict[str, type], values: dict[str, An
             known = f" and none of {', '.join(SOURCES)}" * (name == "weights")
             raise UsageError(f"{path.stem}: {name}: {value!r} is no file{known}")
     try:
-        check_ranges(values)
+        runtime.check_ranges(values)
     except UsageError as error:
         raise UsageError(f"{path.stem}: {error}") from None
 
@@ -127,29 +118,25 @@ def run(
     ``profile`` is a name in profiles.yml. Empty, ``dataset`` is the profile's, ``data_dir`` its
     default place and ``out`` the folder ``runs/<profile>-<dataset>`` in the checkout; 0 ``jobs``
     are one for each processor. ``force`` computes everything anew, into ``cache`` of the run's
-    folder; what other runs share stays. ``scheduler`` is the address of a Dask scheduler that
-    takes the place of ``jobs`` where a notebook declares it.
-
-    Raises UsageError for an unknown name or a wrong value, before anything runs; GenreUtilsError
-    where another run is at work in ``out``, nothing answers at ``scheduler``, or a notebook fails
-    (the executed notebook stays for reading).
+    folder; what other runs share stays. ``scheduler`` is the address of a Dask scheduler that takes
+    the place of ``jobs`` where a notebook declares it. UsageError for an unknown name or a wrong
+    value, before anything runs; GenreUtilsError where another run is at work in ``out``, nothing
+    answers at ``scheduler``, or a notebook fails (the executed notebook stays for reading).
     """
     dataset = dataset or _profile(profile)["dataset"]
-    if dataset not in DATASETS:
-        raise UsageError(f"unknown data set {dataset!r}; one of {', '.join(DATASETS)}")
     data_dir = str(Path(data_dir).expanduser().resolve()) if data_dir else ""
-    if not DATASETS[dataset].synthetic:
-        data_folder(dataset, data_dir)  # which says what is missing
+    if not datasets.get(dataset).synthetic:
+        datasets.data_folder(dataset, data_dir)  # which says what is missing
     results = Run(out or ROOT / "runs" / f"{profile}-{dataset}")
     shared = {"dataset": dataset, "data_dir": data_dir, "out": str(results.folder)}
-    shared |= {"jobs": workers(jobs), "scheduler": scheduler}
+    shared |= {"jobs": runtime.workers(jobs), "scheduler": scheduler}
     for name in ("data_dir", "out"):
         if shared[name].encode(errors="ignore").decode() != shared[name]:
             option = f"--{name.replace('_', '-')} {shared[name]!r}"
             raise UsageError(f"{option}: a name that is not UTF-8; rename the folder")
     steps = plan(profile, shared)
     if scheduler:
-        reach(scheduler)
+        runtime.reach(scheduler)
     with _alone(results.folder):
         if force:
             shutil.rmtree(results.folder / "cache", ignore_errors=True)
@@ -180,11 +167,7 @@ def _alone(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _own_surroundings() -> Iterator[None]:
-    """Let kernels run on this Python and these packages with the packages' own defaults.
-
-    What the user has set for Jupyter, IPython and Matplotlib is for other work: kernels named
-    python3, start-up files, styles.
-    """
+    """Let kernels run on this Python with the packages' own defaults, not the user's settings."""
     with tempfile.TemporaryDirectory(prefix="genre-utils-", ignore_cleanup_errors=True) as home:
         write_kernel_spec(Path(home) / "kernels" / "python3")
         folders = ("IPYTHONDIR", "JUPYTER_PATH", "JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR")
@@ -197,15 +180,11 @@ def _own_surroundings() -> Iterator[None]:
 
 
 def execute(steps: list[tuple[Path, dict]], results: Run) -> None:
-    """Execute notebooks, each in a kernel of its own, and print how long each took.
-
-    ``steps`` are from `plan`: parameters go into run.json, executed notebooks to ``notebooks``.
-    Raises UsageError or GenreUtilsError as the notebook does, or another error of it in one line.
-    """
+    """Execute the notebooks of a `plan`, each in its own kernel; print how long each took."""
     results.record("parameters", {path.stem: values for path, values in steps})
     folder = results.folder / "notebooks"
     folder.mkdir(exist_ok=True)
-    on_terminal()
+    runtime.on_terminal()
     timings = {}
     with _own_surroundings():
         for path, values in steps:

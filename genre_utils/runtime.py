@@ -69,6 +69,13 @@ class UsageError(GenreUtilsError):
     exit_code = 2
 
 
+def check_choice(name: str, value: str, known: Iterable[str] = ()) -> None:
+    """Raise UsageError if ``value`` is none of ``known``, by default the `RANGES` of ``name``."""
+    known = known or RANGES[name]
+    if value not in known:
+        raise UsageError(f"unknown {name.replace('_', ' ')} {value!r}: one of {', '.join(known)}")
+
+
 def check_ranges(values: Mapping[str, Any]) -> None:
     """Raise UsageError for a value outside `RANGES` or `LISTS`; notebooks give ``globals()``."""
     for name, value in values.items():

@@ -1,4 +1,4 @@
-"""Arrays on disk, one row a clip, found again by content.
+"""Arrays on disk, one row a clip, found again by content; `Run`, the folder of a run.
 
 A folder ``<name>-<key>`` belongs to one computation: the key is a digest of its parameters and of
 the source code that does it. Inside, each shard is ``<digest>.npy`` (rows) with ``<digest>.json``
@@ -6,8 +6,6 @@ the source code that does it. Inside, each shard is ``<digest>.npy`` (rows) with
 audio, parameters and code are unchanged. A file appears at once when it is whole, and a shard
 counts when both of its files are there and fit: an interrupted run loses at most one shard, two
 runs at once cannot spoil each other's, and what a broken machine or disk damaged is made anew.
-
-`Run` is the folder of a run: the notebooks read and write their tables and facts through it.
 """
 
 import ast
@@ -219,10 +217,7 @@ class Store:
 
     @classmethod
     def make(cls, root: Path, name: str, key: dict) -> "Store":
-        """Return the store below ``root`` of what the rows are ("mel", "vgg-mel"), new or old.
-
-        ``key`` is JSON-able: every parameter that the rows depend on, `code_digest` included.
-        """
+        """Return the store of rows ``name``; ``key`` is all they depend on, `code_digest` too."""
         folder = Path(root) / f"{name}-{digest(key)[:16]}"
         if digest(read_json(folder / KEY)) != digest(key):
             write_json(folder / KEY, key)
@@ -431,10 +426,10 @@ class Run:
         folder = Path(self.recorded("data_dir")["path"])
         return [located(folder, path) for path in clips["path"]]
 
-    def record(self, part: str, value: dict[str, Any]) -> None:
-        """Put one part (parameters and facts of a stage) into run.json; damaged, it begins anew."""
-        known = read_json(self.folder / "run.json") or {}
-        write_json(self.folder / "run.json", known | {part: value})
+    def record(self, part: str, value: Any, file: str = "run.json") -> None:  # noqa: ANN401
+        """Put one part (facts of a stage, say) into a file; where damaged, that begins anew."""
+        known = read_json(self.folder / file) or {}
+        write_json(self.folder / file, known | {part: value})
 
     def recorded(self, part: str, file: str = "run.json") -> Any:  # noqa: ANN401
         """Return a part of ``file``; GenreUtilsError where no earlier stage recorded it."""
@@ -451,9 +446,8 @@ class Run:
 
     def record_arrays(self, stores: dict[str, Store]) -> None:
         """Note in arrays.json which folders hold the rows of this run."""
-        folders = {name: str(store.folder) for name, store in stores.items()}
-        known = read_json(self.folder / "arrays.json") or {}
-        write_json(self.folder / "arrays.json", known | folders)
+        for name, store in stores.items():
+            self.record(name, str(store.folder), "arrays.json")
 
     def arrays(self, name: str) -> Store:
         """Return this run's store of "mel", "vgg-mel", ...; GenreUtilsError where none is made."""

@@ -55,7 +55,6 @@ def test_the_table_names_every_set_with_its_licence(capsys):
         ["train", "--dataset", "demo", "--out", "x", "--epochs", "-1"],
         ["train", "--dataset", "demo", "--out", "x", "--epochs", "0"],
         ["predict", "model", "song.wav", "--jobs", "100000"],
-        ["train", "--dataset", "demo", "--out", "x", "--system", "svm"],
         ["publish", "/no/such/run", "x"],
         ["sensitivity", "/no/such/run"],
     ],

@@ -324,10 +324,9 @@ def cut(
     """Take ``duration`` seconds from ``offset`` on and scale them to a peak of 1 (section 2.1).
 
     The paper does not say which 20 s; the default is the first. A shorter clip is repeated
-    (``fill="repeat"``, our reading of "concatenate") or followed by silence (``"zeros"``).
-
-    ``y`` is [n] at 16 kHz, the result float32 [duration * 16000]. ValueError: less than
-    ``min_duration`` (s) is left, or silence (a constant is); its text says. UsageError: ``fill``.
+    (``fill="repeat"``, our reading of "concatenate") or followed by silence (``"zeros"``). ``y`` is
+    [n] at 16 kHz, the result float32 [duration * 16000]. ValueError: less than ``min_duration`` (s)
+    is left, or silence (a constant is); its text says. UsageError: ``fill``.
     """
     n, y = round(duration * SAMPLE_RATE), y[round(offset * SAMPLE_RATE) :]
     if len(y) < min_duration * SAMPLE_RATE:
@@ -350,10 +349,7 @@ def cut(
 def load_clip(
     path: str | Path, *, offset: float = 0.0, duration: float = 20.0, **how: float | str
 ) -> np.ndarray:
-    """Decode what is needed of a file and `cut` it to float32 [duration * 16000].
-
-    ``how`` are `cut`'s other arguments. `AudioError` as from `decode`, and where `cut` refuses.
-    """
+    """Decode what is needed of a file and `cut` it (``how``); `AudioError` where either refuses."""
     y = decode(path, duration=offset + duration)
     try:
         return cut(y, offset=offset, duration=duration, **how)

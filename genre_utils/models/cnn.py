@@ -1,8 +1,7 @@
 """The layers after VGG-16's convolution blocks and their training (sections 2.3 and 2.4).
 
-Fine-tuning: the convolution blocks are trained too (section 2.3, the paper's second setting).
-
-The paper says no more of it. Keras' guide "Transfer learning & fine-tuning" warns against training
+Fine-tuning: the convolution blocks are trained too (section 2.3, the paper's second setting). The
+paper says no more of it. Keras' guide "Transfer learning & fine-tuning" warns against training
 pretrained blocks together with a random head, whose large gradients destroy what they have learned.
 So the head is trained on the frozen blocks first (``head_epochs``), then everything at a low rate.
 ``head_epochs=0`` at the paper's rate is the paper's bare description.
@@ -28,7 +27,7 @@ from genre_utils import paper
 from genre_utils.extraction.features import DEFAULT, Look, to_image
 from genre_utils.extraction.vgg import build_trunk, load_weights, preprocess
 from genre_utils.models.sweep import DenseTraining, predict_proba, sparse_rows
-from genre_utils.runtime import UsageError
+from genre_utils.runtime import UsageError, check_choice
 
 if TYPE_CHECKING:  # TensorFlow starts only where a network is built
     from genre_utils.backend import keras
@@ -52,8 +51,7 @@ def build_head(
     n_classes]. ``pooling`` ("flatten" or "average") lies between the blocks and the first dense
     layer; the paper does not say which; UsageError for another.
     """
-    if pooling not in POOLING:
-        raise UsageError(f"unknown pooling {pooling!r}: one of {', '.join(POOLING)}")
+    check_choice("pooling", pooling, POOLING)
     from genre_utils.backend import keras
 
     first, second = paper.HEAD["units"]
@@ -72,10 +70,9 @@ def build_head(
 
 def head_engine(asked: str = "auto") -> str:
     """Return what trains the head: ``asked``, or for "auto" Keras where TensorFlow has a GPU."""
-    if asked in ENGINES:
-        return asked
+    check_choice("engine", asked, ("auto", *ENGINES))
     if asked != "auto":
-        raise UsageError(f"unknown engine {asked!r}: one of auto, {', '.join(ENGINES)}")
+        return asked
     from genre_utils.backend import tf
 
     return "keras" if tf.config.list_physical_devices("GPU") else "sweep"
@@ -180,25 +177,16 @@ PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 class FineTuneClassifier(HeadClassifier):
     """Convolution blocks and head trained together, with scikit-learn's interface.
 
-    What is not named here is as in `HeadClassifier`. ``weights_`` are kernel and bias of each
-    trained convolution, then of the head's layers, float32; ``history_`` has head_epochs + epochs
-    rows.
+    What is not named here is as in `HeadClassifier`. ``blocks`` are trained beside the head:
+    "block5" takes stored maps of block 4 (its pooling's output), so that the frozen blocks run once
+    a clip; "all" takes mel-spectrograms, which ``look`` makes images of, and costs some 250 GFLOP a
+    clip and epoch. ``epochs`` and ``learning_rate`` are of fine-tuning: Adam on the cross-entropy
+    (section 2.4), after ``head_epochs`` in which the head alone learns, at the paper's rate; see
+    the module. ``weights`` are where the blocks start (`vgg.load_weights`). ``precision`` (float32,
+    bfloat16) is the convolutions'; their weights, the head and Adam stay in float32.
 
-    Parameters
-    ----------
-    blocks : {"block5", "all"}
-        What is trained beside the head. ``"block5"`` takes stored maps of block 4 (its pooling's
-        output), so that the frozen blocks run once a clip; ``"all"`` takes mel-spectrograms and
-        costs some 250 GFLOP a clip and epoch.
-    epochs, learning_rate : int, float
-        Fine-tuning: Adam on the cross-entropy (section 2.4), after ``head_epochs`` in which the
-        head alone learns, at the paper's rate; see the module.
-    weights : str
-        Where the blocks start, see `vgg.load_weights`.
-    precision : {"float32", "bfloat16"}
-        Of the convolutions; their weights, the head and Adam stay in float32.
-    look : Look
-        With ``blocks="all"``: how a mel-spectrogram becomes an image.
+    ``weights_`` are kernel and bias of each trained convolution, then of the head's layers,
+    float32; ``history_`` has head_epochs + epochs rows.
     """
 
     def __init__(
@@ -268,10 +256,8 @@ class FineTuneClassifier(HeadClassifier):
         return model.predict(self._input(X), batch_size=PARTS[self.blocks], verbose=0)
 
     def _check(self, X: np.ndarray) -> None:
-        for name, known in (("blocks", PARTS), ("precision", PRECISIONS)):
-            if getattr(self, name) not in known:
-                one_of = ", ".join(known)
-                raise UsageError(f"unknown {name} {getattr(self, name)!r}: one of {one_of}")
+        check_choice("blocks", self.blocks, PARTS)
+        check_choice("precision", self.precision, PRECISIONS)
         if min(self.epochs, self.head_epochs) < 0 or self.epochs + self.head_epochs < 1:
             said = f"epochs={self.epochs}, head_epochs={self.head_epochs}"
             raise UsageError(f"{said}: neither may be negative, and one must be positive")

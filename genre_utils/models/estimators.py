@@ -14,18 +14,14 @@ import joblib
 import numpy as np
 import pandas as pd
 from scipy.special import softmax
+from sklearn import model_selection
 from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin, clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.decomposition import PCA
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.inspection import permutation_importance
 from sklearn.metrics.pairwise import euclidean_distances, rbf_kernel
-from sklearn.model_selection import (
-    GridSearchCV,
-    ParameterGrid,
-    StratifiedGroupKFold,
-    StratifiedKFold,
-)
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from sklearn.pipeline import Pipeline
 from sklearn.svm import SVC
 from sklearn.utils.multiclass import check_classification_targets
@@ -37,10 +33,7 @@ from genre_utils.store import code_digest, digest, remembered
 
 
 def structured(arrays: dict[str, np.ndarray], group: np.ndarray | None = None) -> np.ndarray:
-    """Put arrays [n, ...] side by side: rows [shape=(n,)] with a field for each, and ``group``.
-
-    Without ``group`` every row is a group of its own.
-    """
+    """Rows [n] with a field for each array [n, ...], and ``group``: by default each row its own."""
     n = len(next(iter(arrays.values())))
     fields = {**arrays, "group": np.arange(n) if group is None else np.asarray(group)}
     dtype = np.dtype([(name, a.dtype, a.shape[1:]) for name, a in fields.items()], align=True)
@@ -168,7 +161,7 @@ class FirstComponents(TransformerMixin, BaseEstimator):
         return self.pca_.transform(validate_data(self, X, reset=False))
 
 
-class Search(GridSearchCV):
+class Search(model_selection.GridSearchCV):
     """`GridSearchCV` of a pipeline; a `GaussianSVM` at its end gets a temperature.
 
     The temperature (Guo et al., ICML 2017) scales its probabilities and comes from the same inner
@@ -185,7 +178,7 @@ class Search(GridSearchCV):
             super().fit(X, y)
             self.calibrated_ = self.best_estimator_
             return self
-        grid, scores = list(ParameterGrid(self.param_grid)), []
+        grid, scores = list(model_selection.ParameterGrid(self.param_grid)), []
         *steps, (last, _) = self.estimator.steps
         for train, test in self.cv.split(X, y):
             vectors = clone(Pipeline(steps)).fit(X[train], y[train])
@@ -217,10 +210,7 @@ class Search(GridSearchCV):
 
 
 class Chosen(ClassifierMixin, BaseEstimator):
-    """The search with the best accuracy on inner folds; of equals the first.
-
-    The ``candidates`` all have the same inner folds.
-    """
+    """The search with the best accuracy on inner folds, the same for all; of equals the first."""
 
     def __init__(self, candidates: dict[str, Search]) -> None:
         self.candidates = candidates
@@ -247,8 +237,7 @@ class Chosen(ClassifierMixin, BaseEstimator):
 class Windows(ClassifierMixin, BaseEstimator):
     """A classifier of one window that hears several: it learns from all, and they vote.
 
-    ``fields`` are the windows of a clip. ``estimator`` takes structured rows with the first of
-    them, and has ``predict_proba``.
+    ``fields`` are a clip's windows; ``estimator`` takes structured rows with the first of them.
     """
 
     def __init__(self, estimator: BaseEstimator, fields: tuple[str, ...]) -> None:

@@ -1,11 +1,8 @@
 """Saliency maps: which parts of a mel-spectrogram speak for a genre, and whether to trust them.
 
-Two methods, each gives a map [height, width] of the image:
-
 - `grad_cam` (Selvaraju et al., ICCV 2017): channels weighted by their mean gradient. One pass of
   the trunk; the way back leads through the head only.
-- `occlusion` (Zeiler & Fergus, ECCV 2014): what a grey patch costs the genre. No gradient, but one
-  pass for each patch.
+- `occlusion` (Zeiler & Fergus, ECCV 2014): what a grey patch costs the genre, a pass for each.
 
 The layer is block5_conv3, the last one that has 13 x 39 places (16 pixels, 0.5 s each); the pooling
 behind it leaves 6 x 19. `randomised` repeats Grad-CAM with weights drawn at random, from the head
@@ -28,7 +25,7 @@ from sklearn.metrics import confusion_matrix
 from genre_utils.extraction.features import to_image
 from genre_utils.extraction.vgg import Arrays, build_trunk, load_weights, preprocess, random_arrays
 from genre_utils.models.cnn import HeadClassifier, build_head
-from genre_utils.runtime import GenreUtilsError, UsageError
+from genre_utils.runtime import GenreUtilsError, UsageError, check_choice
 from genre_utils.store import Run, code_digest, digest, remembered
 
 if TYPE_CHECKING:
@@ -45,8 +42,7 @@ RANDOM = {"head random": (), "head and block 5 random": ("block5",), "all random
 class Network:
     """Frozen trunk and trained head joined: ``model`` gives values of `LAYER` and logits.
 
-    All is float32, while the head was trained on stored float16: probabilities differ from
-    predictions.csv in the third digit or later.
+    In float32, the head was trained on float16: the third digit of probabilities may differ.
     """
 
     arrays: Arrays  # the trunk's, `Weights.arrays`
@@ -81,8 +77,7 @@ class Network:
     def class_number(self, genre: str) -> int:
         """Column of a genre; raises `UsageError` for one that the head does not know."""
         known = list(self.head.classes_)
-        if genre not in known:
-            raise UsageError(f"unknown genre {genre!r}: one of {', '.join(known)}")
+        check_choice("genre", genre, known)
         return known.index(genre)
 
 
@@ -116,9 +111,8 @@ def occlusion(
     """Drop of a genre's log-odds when a patch of the image is its mean grey.
 
     Not of its probability: where that is 1 to the last digit, no single patch would change it. The
-    image, as for `grad_cam`, is cut into ``patches`` (rows, columns), and each costs a pass of the
-    network. The map [height, width], float32, has one value a patch: a natural logarithm, above 0
-    where the patch speaks for the genre.
+    image, as for `grad_cam`, is cut into ``patches`` (rows, columns), a pass of the network each.
+    The map, float32 [height, width], has one value a patch, above 0 where it speaks for the genre.
     """
     sides = zip(image.shape[:2], patches, strict=True)
     rows, columns = (pairwise(np.linspace(0, n, k + 1).astype(int)) for n, k in sides)
@@ -136,10 +130,7 @@ def occlusion(
 def randomised(
     network: Network, image: np.ndarray, genre: str, seed: int = 0
 ) -> dict[str, np.ndarray]:
-    """Sanity check of `grad_cam`: maps of "trained" weights and of the stages in `RANDOM`, by name.
-
-    Compare them with `rank_correlations`.
-    """
+    """Sanity check of `grad_cam`: maps of "trained" weights and of the stages `RANDOM`, by name."""
     from genre_utils.backend import keras
 
     maps = {"trained": grad_cam(network, image, genre)}
@@ -156,10 +147,7 @@ def randomised(
 
 
 def rank_correlations(maps: dict[str, np.ndarray]) -> pd.Series:
-    """Spearman's correlation of each map's pixels with the first map's, by name; 1 for itself.
-
-    NaN where a map has one value everywhere: it has no ranks.
-    """
+    """Spearman's correlation of each map's pixels with the first map's; NaN where one is flat."""
     first = next(iter(maps.values()))
     flat = [name for name, values in maps.items() if np.ptp(values) == 0 or np.ptp(first) == 0]
     known = {n: spearmanr(first, m, axis=None).statistic for n, m in maps.items() if n not in flat}
@@ -167,10 +155,7 @@ def rank_correlations(maps: dict[str, np.ndarray]) -> pd.Series:
 
 
 def most_confused(predictions: pd.DataFrame, n: int = 1) -> list[tuple[str, str]]:
-    """Return the n pairs of genres that are taken for each other most, as a share of their clips.
-
-    ``predictions`` (y_true, y_pred) are of one system under one protocol.
-    """
+    """Return the n pairs of genres most taken for each other, as a share of their clips."""
     genres = sorted(set(predictions["y_true"]) | set(predictions["y_pred"]))
     counts = confusion_matrix(predictions["y_true"], predictions["y_pred"], labels=genres)
     of_genre = counts.sum(axis=1)
@@ -245,5 +230,4 @@ def explained(
     key |= {"clips": clips[["sha256", "genre", "fold"]].to_numpy().tolist()}
     key |= {"maps": run.arrays("vgg-mel").folder.name, "patches": list(patches)}
     key |= {"code": code_digest(explained)}
-    path = run.cache / "folds" / f"saliency-{digest(key)[:24]}.npz"
-    return remembered(path, make)
+    return remembered(run.cache / "folds" / f"saliency-{digest(key)[:24]}.npz", make)

@@ -11,7 +11,7 @@ from sklearn.svm import SVC
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from genre_utils.runtime import UsageError
+from genre_utils.runtime import check_choice
 
 CODINGS = ("onevsone", "onevsall")
 MAX_ITER = 1_000_000  # MATLAB's fitcsvm stops there too ("IterationLimit")
@@ -20,8 +20,7 @@ MAX_ITER = 1_000_000  # MATLAB's fitcsvm stops there too ("IterationLimit")
 def frame_mask(level_db: np.ndarray, threshold: float = -40.0) -> np.ndarray:
     """Tell which frames of a clip are loud enough to be kept: bool [t].
 
-    ``level_db`` [t] is each frame's RMS. ``threshold`` is in dB re the clip's loudest frame, which
-    is always kept; the paper gives no value.
+    ``level_db`` [t] is each frame's RMS, ``threshold`` relative to the loudest, which always stays.
     """
     return level_db - level_db.max() >= min(threshold, 0.0)
 
@@ -29,20 +28,11 @@ def frame_mask(level_db: np.ndarray, threshold: float = -40.0) -> np.ndarray:
 def clip_vectors(
     frames: np.ndarray, threshold: float = -40.0, *, slopes: bool = False
 ) -> np.ndarray:
-    """Mean and standard deviation of each MFCC over the kept frames.
+    """Mean and standard deviation of each MFCC over the kept frames: [n, 26].
 
-    The paper does not say how a clip's frames become its vector.
-
-    Parameters
-    ----------
-    frames : np.ndarray [shape=(n, 14, t)]
-        13 MFCC and the level in dB of each frame, see `features.svm_frames`.
-    slopes : bool
-        The same of the slopes (`librosa.feature.delta`, 9 frames) behind them.
-
-    Returns
-    -------
-    np.ndarray [shape=(n, 26) or (n, 52)]
+    The paper does not say how a clip's frames become its vector. ``frames`` [n, 14, t] are 13 MFCC
+    and the level in dB, see `features.svm_frames`. With ``slopes`` the same of the MFCC's slopes
+    follows (`librosa.feature.delta`, 9 frames): [n, 52].
     """
     frames = frames.astype(float)
     series = [frames[:, :-1]]
@@ -62,10 +52,9 @@ def code_matrix(n_classes: int, coding: str = "onevsone") -> np.ndarray:
     pair positive; ``"onevsall"`` one for each class; UsageError for others. The result is
     [n_classes, n_learners].
     """
+    check_choice("coding", coding, CODINGS)
     if coding == "onevsall":
         return 2 * np.eye(n_classes, dtype=int) - 1
-    if coding != "onevsone":
-        raise UsageError(f"unknown coding {coding!r}: one of {', '.join(CODINGS)}")
     pairs = list(combinations(range(n_classes), 2))
     matrix = np.zeros((n_classes, len(pairs)), dtype=int)
     for column, (first, second) in enumerate(pairs):
@@ -74,11 +63,7 @@ def code_matrix(n_classes: int, coding: str = "onevsone") -> np.ndarray:
 
 
 def losses(scores: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """Loss-weighted hinge loss of each class, as ``fitcecoc`` decodes; the smallest wins.
-
-    ``scores`` [n, n_learners] are signed distances, positive on the +1 side; ``matrix`` is that of
-    `code_matrix`; the result is [n, n_classes].
-    """
+    """Loss-weighted hinge loss [n, n_classes] of `EcocSVM.scores`; the class of the least wins."""
     hinge = np.maximum(0, 1 - matrix[None] * scores[:, None, :]) / 2
     used = np.abs(matrix)
     return (hinge * used[None]).sum(axis=2) / used.sum(axis=1)
@@ -88,18 +73,8 @@ class EcocSVM(ClassifierMixin, BaseEstimator):
     """Error-correcting output codes with linear SVM learners, after MATLAB's ``fitcecoc``.
 
     Its defaults are kept: C = 1, no standardisation, loss-weighted decoding with the hinge loss.
-
-    Parameters
-    ----------
-    coding : {"onevsone", "onevsall"}
-    C : float
-        Box constraint of each learner.
-
-    Attributes
-    ----------
-    classes_ : np.ndarray [shape=(n_classes,)]
-    code_matrix_ : np.ndarray [shape=(n_classes, n_learners)]
-    estimators_ : list of SVC
+    ``coding`` is as for `code_matrix`, ``C`` the box constraint of each learner. Trained, it has
+    ``classes_`` [n_classes], ``code_matrix_`` [n_classes, n_learners] and ``estimators_`` (SVC).
     """
 
     def __init__(self, coding: str = "onevsone", C: float = 1.0) -> None:

@@ -89,10 +89,7 @@ def sparse_rows(X: np.ndarray) -> sparse.csr_array:
 
 
 def predict_proba(weights: list[np.ndarray], rows: sparse.csr_array) -> np.ndarray:
-    """Return the classes' probabilities [n, n_classes] for sparse rows [n, inputs].
-
-    ``weights`` are kernel and bias of each dense layer: ReLU between them, softmax at the end.
-    """
+    """Class probabilities [n, n_classes] of sparse rows [n, inputs] by `DenseTraining.weights`."""
     values = rows.tocsc()
     with threadpool_limits(1, "blas"):
         for kernel, bias in zip(weights[:-2:2], weights[1:-2:2], strict=True):

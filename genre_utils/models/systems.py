@@ -163,8 +163,7 @@ def _stacking(
 ) -> ensemble.StackingClassifier:
     """Logistic regression on the log-probabilities of three CNNs and the fair SVM (Wolpert 1992).
 
-    It learns from answers to inner test clips; then the systems are trained again on all.
-    ``settings`` are those of every CNN.
+    It learns from answers to inner test clips, then all train again; ``settings`` are of every CNN.
     """
     *images, frames = fields
     lengths = (epochs, epochs_small, epochs_small)
@@ -381,9 +380,8 @@ def with_fewer_artists(
     of the training artists, see `some_artists`; 1 is the whole training part. That is done
     ``draws`` times, each time with other artists and other seeds of the estimator. The result are
     rows of predictions.csv with train_size, draw, n_artists (trained on in that fold); none where
-    there are no ``splits``, because artists are unknown.
-
-    UsageError: no draw or share is asked for, or what is left is too little to make choices on.
+    there are no ``splits``, because artists are unknown. UsageError: no draw or share is asked for,
+    or what is left is too little to make choices on.
     """
     if draws < 1 or not train_sizes:
         raise UsageError(f"draws={draws}, train_sizes={train_sizes}: at least one of each")

@@ -56,10 +56,7 @@ styled = mpl.style.context(["default", STYLE])  # not what the user's matplotlib
 
 
 def shown(name: str, width: int = 28) -> str:
-    """Return a name as pictures show it: in lines of ``width``, without letters no font has.
-
-    Such letters become their numbers, so that different names stay different.
-    """
+    """Return a name as pictures show it: in lines, letters that no font has by their numbers."""
     known, parts = _letters(), []
     for there, letters in groupby(" ".join(name.split()), known.__contains__):
         text = "".join(letters)
@@ -81,10 +78,7 @@ def canvas(rows: int = 1, columns: int = 1, height: float = 4.0, **options: obje
 
 
 def panels(n: int, columns: int, top: float, height: float, **options: object) -> tuple:
-    """Return a figure and a grid of axes [rows, columns], of which the first ``n`` are seen.
-
-    ``top`` inches are for titles, ``height`` for each row; axes are shared.
-    """
+    """Return a figure with shared axes [rows, columns], ``n`` seen; ``top`` inches for titles."""
     rows = -(-n // columns)
     shared = {"sharex": True, "sharey": True, "squeeze": False}
     fig, axes = canvas(rows, columns, top + height * rows, **shared, **options)
@@ -120,10 +114,7 @@ PARAMETERS = {"mel": paper.MEL, "mfcc": paper.MFCC, "chroma": paper.CHROMA}
 
 
 def show_feature(ax: Axes, feature: np.ndarray, name: str, **colours: object) -> AxesImage:
-    """Draw a feature [height, t], low frequencies first, over seconds and its own vertical axis.
-
-    ``name`` is mel, mfcc or chroma; ``colours`` (cmap, vmin, vmax, alpha) are as for ``ax.imshow``.
-    """
+    """Draw a feature (mel, mfcc, chroma) [height, t] over seconds; colours as for ``ax.imshow``."""
     height, width = feature.shape
     seconds = width * PARAMETERS[name]["hop_length"] / paper.AUDIO["sr"]
     options = {"aspect": "auto", "origin": "lower", "interpolation": "nearest", "cmap": "magma"}
@@ -208,10 +199,7 @@ def player(y: np.ndarray, sr: int = paper.AUDIO["sr"]) -> Audio:
 
 @styled
 def mfcc_hop(y: np.ndarray, sr: int = paper.AUDIO["sr"], note: str = "") -> Figure:
-    """Show which samples lie in a window of each feature: the MFCC's hop skips three quarters.
-
-    ``y`` [shape=(n,)] is a clip at ``sr`` Hz; 1.5 s from second 5 on are drawn.
-    """
+    """Show which samples (1.5 s) lie in a window of each feature: the MFCC's hop skips many."""
     first, n = 5 * sr, 3 * sr // 2
     part, time = y[first : first + n], (first + np.arange(n)) / sr
     fig, axes = canvas(3, 1, 5.6, sharex=True, sharey=True)
@@ -237,8 +225,7 @@ def frames_kept(
 ) -> Figure:
     """Draw the SVM's frames kept and removed by their level (section 2.5).
 
-    ``level_db`` [shape=(t,)] is row 13 of `features.svm_frames`, a frame every ``hop_s`` seconds;
-    frames more than ``threshold`` dB (negative) below the loudest are removed.
+    ``level_db`` [t] is row 13 of `features.svm_frames`, ``threshold`` dB re the loudest frame.
     """
     kept, level = frame_mask(level_db, threshold), level_db - level_db.max()
     time = hop_s * np.arange(len(level))

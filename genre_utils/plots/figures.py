@@ -112,8 +112,7 @@ def shared_groups(shares: pd.DataFrame, note: str = "") -> Figure:
 def accuracy_by_protocol(table1: pd.DataFrame, note: str = "") -> Figure:
     """Bars of each system's accuracy under each protocol, the paper's number as a mark.
 
-    ``table1`` has system, protocol, accuracy, paper_accuracy (empty where the paper has none);
-    intervals where there are accuracy_lo and accuracy_hi.
+    ``table1`` has system, protocol, accuracy, paper_accuracy (may be empty); perhaps intervals.
     """
     systems, protocols = table1["system"].unique(), table1["protocol"].unique()
     wide = table1.pivot(index="system", columns="protocol").reindex(systems)
@@ -133,11 +132,7 @@ def accuracy_by_protocol(table1: pd.DataFrame, note: str = "") -> Figure:
 
 
 def _grouped_bars(ax: Axes, table: pd.DataFrame, heights: pd.DataFrame, number: str) -> np.ndarray:
-    """Draw a group of bars for each row of ``table``, a bar for each column (a protocol).
-
-    Numbers are written above ``heights`` (shaped as the table) by the format ``number``. Returns
-    the bars' centres, shaped as the table.
-    """
+    """Draw a group of bars a row of ``table``, numbers above ``heights``; return their centres."""
     style = {"color": [PROTOCOLS[name] for name in table], "width": 0.8, "edgecolor": "white"}
     table.add_suffix(" split").plot.bar(ax=ax, rot=0, legend=False, xlabel="", **style)
     small = {1: None, 2: None, 5: 6.5}.get(table.shape[1], 8)  # room for the numbers
@@ -313,8 +308,7 @@ def coverage_curves(curves: pd.DataFrame, note: str = "") -> Figure:
 def saliency(clips: list[tuple[str, np.ndarray, np.ndarray, np.ndarray]], note: str = "") -> Figure:
     """Show what speaks for the answer: mel-spectrogram, gradient map over it, occlusion beside it.
 
-    A clip is (title, mel [216, t] in dB, gradient map 0..1, occlusion in log-odds); the maps, from
-    `models.explain`, have the shape of mel; a title is "Classical, taken for Ambient".
+    A clip is (title, mel [216, t] in dB, gradient map 0..1, occlusion in log-odds), see `explain`.
     """
     fig, axes = panels(3 * len(clips), 3, 0.9, 2.5, dpi=COARSE)
     for row, (title, mel, gradient, occluded) in zip(axes, clips, strict=True):
@@ -340,11 +334,7 @@ def _overlay(ax: Axes, values: np.ndarray, cmap: str, low: float, high: float) -
 def sanity_check(
     mel: np.ndarray, maps: dict[str, np.ndarray], correlations: pd.Series, note: str = ""
 ) -> Figure:
-    """Show a clip's map with the trained weights and with random ones.
-
-    ``mel`` [216, t] is in dB; ``maps`` (the trained first) are from `explain.randomised`, the
-    correlations from `explain.rank_correlations`.
-    """
+    """Show a clip's maps (`explain.randomised`) over its mel, with their `rank_correlations`."""
     fig, axes = panels(len(maps), -(-len(maps) // 2), 0.6, 2.5, dpi=COARSE)
     for i, (ax, (name, values)) in enumerate(zip(axes.flat, maps.items(), strict=False)):
         show_feature(ax, mel, "mel", vmin=-TOP_DB, vmax=0, cmap="gray")
