@@ -34,7 +34,7 @@ def cli() -> None:
 def run(**options: Any) -> None:  # noqa: ANN401
     """Run the notebooks 01, 02, ... in order and print Table 1 (./run_all.sh).
 
-    Profiles are in genre_utils/profiles.yml: demo, mini, paper, tiny.
+    Profiles are in genre_utils/profiles.yml: demo, mini, paper, confirm, tiny.
     """
     from genre_utils import run as runner
 
@@ -68,7 +68,7 @@ def sensitivity(folder: str, jobs: int) -> None:
 
 
 @cli.command()
-@click.argument("folder", metavar="RUN", type=_place)
+@click.argument("folder", metavar="RUN", type=PLACE)
 @click.option("--draws", default=5, type=click.IntRange(2), help="With the run's own (default: 5).")
 @JOBS
 def seeds(folder: str, draws: int, jobs: int) -> None:
