@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 def pytest_collection_modifyitems(items):
     """With pytest-xdist, keep a file's tests in one process; and all that use the demo's run."""
     for item in items:
-        reads = item.path.name in ("test_demo_run.py", "test_committed.py")
+        reads = item.path.stem in ("test_demo_run", "test_committed", "test_solutions")
         run = item.path.suffix == ".ipynb" or reads
         item.add_marker(pytest.mark.xdist_group("demo run" if run else item.path.name))
 

@@ -1,6 +1,8 @@
-"""The committed notebooks: shape, prose, cleanliness."""
+"""The committed notebooks: shape, prose, links, captions, exercises, cleanliness."""
 
+import ast
 import re
+from pathlib import Path
 from statistics import median
 
 import nbformat
@@ -46,8 +48,16 @@ class TestShape:
         assert len(_cells(path, "markdown")) >= len(code)
         assert max(map(len, code)) <= 25
         assert median(map(len, code)) <= 8
-        for line in (line for cell in code for line in cell):
-            assert not re.match(r"\s*(def|class) ", line)
+        words = sum(len(c.source.split()) for c in _cells(path, "markdown"))
+        assert words > 6 * sum(map(len, code))
+
+    def test_what_a_cell_defines_is_short(self, path):
+        """A function that teaches is welcome; what has more lines belongs to the package."""
+        for cell in _cells(path, "code"):
+            for part in ast.walk(ast.parse(cell.source)):
+                assert not isinstance(part, ast.ClassDef)
+                if isinstance(part, ast.FunctionDef):
+                    assert part.end_lineno - part.lineno < 12, part.name
 
     def test_every_cell_was_executed_in_order_and_clean(self, path):
         code = _cells(path, "code")
@@ -77,6 +87,92 @@ class TestShape:
         )
         assert pictures
         assert "demo" in " ".join(c.source for c in _cells(path, "markdown")).lower()
+
+
+LINK = re.compile(r"\[([^]\[]+)\]\(([^)\s]+)\)")
+EXERCISE = re.compile(r"^\*\*(\d) \((\d+) minutes?\)\.\*\* ", re.MULTILINE)
+SOLUTION = re.compile(
+    r"<details><summary>Solution</summary>\n\n.+?^```python\n(.+?)^```\n\n</details>",
+    re.MULTILINE | re.DOTALL,
+)
+
+
+def _text(path):
+    return "\n\n".join(c.source for c in _cells(path, "markdown"))
+
+
+def _anchors(path):
+    """Anchors of a Markdown file's headings, as GitHub makes them."""
+    heads = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", head).lower().replace(" ", "-") for head in heads}
+
+
+@pytest.mark.parametrize("path", PATHS[:4], ids=lambda p: p.stem)
+class TestReader:
+    def test_the_way_to_the_notebooks_beside_it(self, path):
+        at = PATHS.index(path)
+        before = PATHS[at - 1].name if at else "../README.md"
+        for cell in (_cells(path)[0], _cells(path)[-1]):
+            found = [to for _, to in LINK.findall(cell.source)]
+            assert before in found
+            assert PATHS[at + 1].name in found
+
+    def test_links_lead_somewhere(self, path):
+        for words, to in LINK.findall(_text(path)):
+            if to.startswith("https://"):
+                continue
+            file, _, anchor = to.partition("#")
+            target = (path.parent / file).resolve()
+            assert target.is_relative_to(run.ROOT), to
+            assert target.is_file(), to
+            assert not anchor or anchor in _anchors(target), to
+            for name in re.findall(r"`([\w.]+)`", words):  # functions stand in the file beside
+                source = target.read_text(encoding="utf-8")
+                assert re.search(rf"^(def|class) {name.split('.')[-1]}\b", source, re.M), name
+
+    def test_paper_and_package_are_linked(self, path):
+        found = {Path(to).name for _, to in LINK.findall(_text(path))}
+        assert {"paper.py", "README.md"} <= found
+        assert sum(name.endswith(".py") for name in found) >= 3
+
+    def test_each_reference_has_its_doi(self, path):
+        references = _text(path).partition("## References\n")[2]
+        lines = [line for line in references.splitlines() if line.startswith("- ")]
+        assert lines
+        for line in lines:
+            doi = re.search(r"\[doi:(10\.\d+/\S+)\]\(https://doi\.org/(\S+)\)", line)
+            assert "no DOI" in line or doi[1] == doi[2], line
+
+    def test_pictures_have_a_caption_that_is_their_alternative_text(self, path):
+        pictures = 0
+        for cell in _cells(path, "code"):
+            outputs = [(o.get("data", {}), o.get("metadata", {})) for o in cell.outputs]
+            said = " ".join(data.get("text/markdown", "") for data, _ in outputs)
+            said = re.sub(r"\\(.)", r"\1", said)
+            for data, known in outputs:
+                if "image/png" in data:
+                    pictures += 1
+                    alt = known["image/png"]["alt"]
+                    assert re.search(r"Data: .*\bclips?\b|\d+ clips", alt), alt
+                    assert re.sub(r"\s+", " ", alt) in said, alt
+        assert pictures
+
+    def test_exercises_have_minutes_a_starter_and_a_solution(self, path):
+        cells = _cells(path)
+        asked = [i for i, cell in enumerate(cells) if EXERCISE.search(cell.source)]
+        numbers = [n for cell in cells for n, _ in EXERCISE.findall(cell.source)]
+        assert numbers == list("123")
+        for i in asked:
+            assert not EXERCISE.search(cells[i].source, EXERCISE.search(cells[i].source).end())
+            assert cells[i + 1].cell_type == "code"
+            assert 1 <= len(cells[i + 1].source.splitlines()) <= 5
+            assert len(SOLUTION.findall(cells[i + 2].source)) == 1
+
+    def test_libraries_are_in_sight(self, path):
+        code = "\n".join(c.source for c in _cells(path, "code"))
+        library = {"01": "sklearn", "02": "librosa", "03": "keras", "04": "sklearn"}[path.stem[:2]]
+        assert re.search(rf"^(import|from) {library}\b|\bimport {library}\b", code, re.MULTILINE)
+        assert "assert_allclose" in code or "assert_array_equal" in code
 
 
 def test_the_project_speaks_of_itself_alone():
