@@ -100,6 +100,7 @@ def test_an_int_where_a_float_is_declared_is_no_mistake(tmp_path, profiles):
 
 
 FREE = {"dataset", "data_dir", "out", "scheduler", "weights", "use_split", "model", "files"}
+FREE |= {"other_labels"}
 
 
 def test_every_parameter_has_a_range_that_its_default_keeps():
