@@ -465,6 +465,15 @@ def test_generators_have_the_total_that_is_given(bar):
     assert "/3" in bar.read_text()
 
 
+def test_where_nothing_is_to_do_there_is_no_bar(bar, monkeypatch, capfd):
+    """A notebook's outputs are the same whatever was stored before, also in a plain kernel."""
+    assert list(progress(iter(()), "folds", total=0)) == []
+    monkeypatch.delenv(PROGRESS)
+    assert list(progress(iter(()), "folds", total=0)) == []
+    assert bar.read_text() == ""
+    assert capfd.readouterr() == ("", "")
+
+
 def test_a_loop_left_early_and_an_error_close_the_bar(bar):
     for item in progress(range(5), "folds"):
         if item == 2:
