@@ -94,6 +94,9 @@ if [ "${1:-}" = test ]; then
   fi
   cd "$here"
   "$python" -m genre_utils run
-  exec "$python" -m pytest -n 2 --dist loadgroup --nbval-lax tests notebooks
+  status=0
+  "$python" -m pytest -n 2 --dist loadfile tests || status=$?
+  "$python" -m pytest --nbval-lax notebooks || status=$?
+  exit "$status"
 fi
 exec "$python" -m genre_utils run "$@"

@@ -139,7 +139,7 @@ def workers(jobs: int) -> int:
 
 def progress(items: Iterable, desc: str, total: int | None = None, unit: str = "clip") -> Iterable:
     """Wrap ``items`` in a tqdm bar: in JupyterLab one that goes away, else see `on_terminal`."""
-    terminal = os.environ.get(PROGRESS)
+    terminal = "" if total == 0 else os.environ.get(PROGRESS)  # no bar where nothing is to do
     if terminal is None:
         yield from notebook_tqdm(items, desc=desc, total=total, unit=unit, leave=False)
     elif terminal and Path(terminal).exists():

@@ -9,15 +9,6 @@ os.environ["GENRE_UTILS_PROGRESS"] = ""
 ROOT = Path(__file__).resolve().parent.parent
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
-    """With pytest-xdist, keep a file's tests in one process; and all that use the demo's run."""
-    for item in items:
-        reads = item.path.stem in ("test_demo_run", "test_committed", "test_solutions")
-        run = item.path.suffix == ".ipynb" or reads
-        item.add_marker(pytest.mark.xdist_group("demo run" if run else item.path.name))
-
-
 @pytest.fixture(scope="session")
 def shared():
     """The optional folder with the paper's text and real clips, beside the checkout."""

@@ -283,7 +283,10 @@ PLANTED = {  # the first such number (or verdict) in a notebook's text, whatever
     "verdict": ("06_what_it_measures", r"\*\*(does not hold|holds|undecided: \w+)\*\*"),
     "lead": ("07_beyond_the_paper", r"CNN\+MFCC .*?([+-]\d\.\d\d) \("),
     "curve": ("07_beyond_the_paper", r"<th>pooled-lda</th>(?:.*?<td>){10}(\d\.\d\d)"),
-    "calibration": ("07_beyond_the_paper", r"<td>cnn-mel</td>(?:.*?<td>){4}(\d\.\d\d)"),
+    "calibration": (
+        "07_beyond_the_paper",
+        r"<th>log_loss</th>.*?<td>cnn-mel</td>(?:.*?<td>){4}(\d\.\d\d)",
+    ),
     "digests": ("01_data", r"\d+ clips, (\d+) digests"),
     "clips of a genre": ("01_data", r"<th>Jazz</th>[^<]*<td>(\d+)</td>[^<]*<td>\d"),
     "image": ("02_features", r"<th>mfcc</th>.*?, (\d+)\)"),

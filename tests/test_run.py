@@ -100,6 +100,7 @@ def test_an_int_where_a_float_is_declared_is_no_mistake(tmp_path, profiles):
 
 
 FREE = {"dataset", "data_dir", "out", "scheduler", "weights", "use_split", "model", "files"}
+FREE |= {"other_labels"}
 
 
 def test_every_parameter_has_a_range_that_its_default_keeps():
@@ -462,6 +463,15 @@ def test_bar_is_drawn_on_the_named_terminal_only(bar, capfd):
 def test_generators_have_the_total_that_is_given(bar):
     assert list(progress((i for i in range(3)), "folds", total=3)) == [0, 1, 2]
     assert "/3" in bar.read_text()
+
+
+def test_where_nothing_is_to_do_there_is_no_bar(bar, monkeypatch, capfd):
+    """A notebook's outputs are the same whatever was stored before, also in a plain kernel."""
+    assert list(progress(iter(()), "folds", total=0)) == []
+    monkeypatch.delenv(PROGRESS)
+    assert list(progress(iter(()), "folds", total=0)) == []
+    assert bar.read_text() == ""
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_loop_left_early_and_an_error_close_the_bar(bar):
