@@ -195,7 +195,9 @@ def _comparisons(notebooks, tables):
     known = pd.read_csv(tables / "comparisons.csv").set_index(["protocol", "first", "second"])
     found, seen = [], 0
     for _, row in _html(_outputs(notebooks, "06_what_it_measures", "compared[columns]")):
-        key = tuple(row.pop(name) for name in known.index.names)
+        of = {plain(label): system for system, label in paper.LABELS.items()}
+        names = [html.unescape(row.pop(name)) for name in known.index.names]
+        key = tuple(of.get(plain(name), name) for name in names)
         if key in known.index:  # others are with chance, a pair of genres or a mean of systems
             seen += 1
             found += _wrong(f"06, {key}", list(row.values()), list(known.loc[key, list(row)]))
@@ -286,7 +288,10 @@ PLANTED = {  # the first such number (or verdict) in a notebook's text, whatever
     "reference": ("06_what_it_measures", r"<th>Oracle: album known</th>.*?<td>(\d\.\d\d)"),
     "interval": ("06_what_it_measures", r"<th>CNN\+MFCC</th>.*?–(\d\.\d\d)\)"),
     "songs": ("06_what_it_measures", r"<td>CNN\+Mel-spectrogram</td>(?:.*?<td>){3}(\d\.\d\d)"),
-    "p": ("06_what_it_measures", r"<td>cnn-mel</td>[^<]*<td>cnn-mfcc(?:.*?<td>){4}(\d\.\d+)"),
+    "p": (
+        "06_what_it_measures",
+        r"<td>CNN\+Mel-spectrogram</td>[^<]*<td>CNN\+MFCC(?:.*?<td>){4}(\d\.\d+)",
+    ),
     "claim": ("06_what_it_measures", r"over [\w-]+: ([+-]\d\.\d\d)"),
     "verdict": ("06_what_it_measures", r"\*\*(does not hold|holds|undecided: \w+)\*\*"),
     "lead": ("07_beyond_the_paper", r"<th>CNN\+MFCC</th>(?:.*?<td>){5}(-?\d\.\d+)"),

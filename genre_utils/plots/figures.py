@@ -46,7 +46,7 @@ def _label(system: str) -> str:
 
 def _named(table: pd.DataFrame) -> pd.DataFrame:
     """Return the table with systems and protocols as a reader names them."""
-    return table.assign(system=table["system"].map(_label), protocol=table["protocol"] + " split")
+    return table.assign(system=table["system"].map(_label), protocol=table["protocol"] + " protocol")
 
 
 def _nothing(why: str, title: str, note: str) -> Figure:
@@ -120,7 +120,8 @@ def accuracy_by_protocol(table1: pd.DataFrame, note: str = "") -> Figure:
     part = {c: wide[c][protocols].astype(float) for c in wide.columns.levels[0]}
     accuracy, known = part["accuracy"], part["paper_accuracy"]
     fig, ax = canvas(height=4.4)
-    places = _grouped_bars(ax, accuracy.rename(_label), 0 * accuracy, "{:.2f}")  # at their feet
+    look = {"color": "white", "weight": "bold"}  # at the bars' feet
+    places = _grouped_bars(ax, accuracy.rename(_label), 0 * accuracy, "{:.2f}", **look)
     if "accuracy_lo" in part:
         error = np.abs([part[f"accuracy_{end}"] - accuracy for end in ("lo", "hi")]).reshape(2, -1)
         ax.errorbar(places.ravel(), accuracy.to_numpy().ravel(), error, fmt="none", **BAR)
@@ -130,19 +131,21 @@ def accuracy_by_protocol(table1: pd.DataFrame, note: str = "") -> Figure:
     return finish(fig, "Accuracy by system and protocol", note, legend=True)
 
 
-def _grouped_bars(ax: Axes, table: pd.DataFrame, heights: pd.DataFrame, number: str) -> np.ndarray:
+def _grouped_bars(
+    ax: Axes, table: pd.DataFrame, heights: pd.DataFrame, number: str, **look: str
+) -> np.ndarray:
     """Draw a group of bars for each row of ``table``, a bar for each column (a protocol).
 
     Numbers are written above ``heights`` (shaped as the table) by the format ``number``. Returns
     the bars' centres, shaped as the table.
     """
     style = {"color": [PROTOCOLS[name] for name in table], "width": 0.8, "edgecolor": "white"}
-    table.add_suffix(" split").plot.bar(ax=ax, rot=0, legend=False, xlabel="", **style)
+    table.add_suffix(" protocol").plot.bar(ax=ax, rot=0, legend=False, xlabel="", **style)
     small = {1: None, 2: None, 5: 6.5}.get(table.shape[1], 8)  # room for the numbers
     texts = []
     for bars, name in zip(ax.containers, table, strict=True):
         numbers = [number.format(value) if np.isfinite(value) else "" for value in table[name]]
-        texts.append(ax.bar_label(bars, numbers, padding=3, fontsize=small))
+        texts.append(ax.bar_label(bars, numbers, padding=3, fontsize=small, **look))
         for text, height in zip(texts[-1], heights[name], strict=True):
             text.xy = text.xy[0], height
     ax.grid(visible=False, axis="x")
@@ -245,7 +248,7 @@ def accuracy_intervals(
         part = table[table["protocol"] == protocol].set_index("system").reindex(places)
         y = np.array(list(places.values())) + (i - (len(protocols) - 1) / 2) * step
         style = {"fmt": "o", "ms": 5, "elinewidth": 2, "color": PROTOCOLS[protocol]}
-        ax.errorbar(part[column], y, xerr=_error(part, column), label=f"{protocol} split", **style)
+        ax.errorbar(part[column], y, xerr=_error(part, column), label=f"{protocol} protocol", **style)
         if "paper_accuracy" in part and part["paper_accuracy"].notna().any():
             ax.scatter(part["paper_accuracy"].astype(float), y, **MARK)
     ax.set_yticks(range(len(rows)), [heading or _label(system) for heading, system in rows])
@@ -299,7 +302,7 @@ def coverage_curves(curves: pd.DataFrame, note: str = "") -> Figure:
             ax.plot(x, part["accuracy"], lw=2, **look)
             ends = part["accuracy_lo"], part["accuracy_hi"]
             ax.fill_between(x, *ends, color=look["color"], alpha=0.13, lw=0)
-        ax.set(title=f"{protocol} split", xlim=(0, 1), xlabel="Clips answered, the surest first")
+        ax.set(title=f"{protocol} protocol", xlim=(0, 1), xlabel="Clips answered, the surest first")
         for axis in (ax.xaxis, ax.yaxis):
             axis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
     axes[0, 0].set(ylim=(None, 1.005), ylabel="Accuracy, 95 % interval")
