@@ -146,7 +146,11 @@ PICTURES = {
     "bars": ("accuracy_by_protocol", (TABLE1,), {"0.90", "0.71", "Baseline SVM", "the paper"}),
     "folds": ("fold_accuracies", (FOLDS,), {"CNN+MFCC", "random protocol"}),
     "training": ("training_curves", (HISTORY,), {"CNN+MFCC", "random protocol", "artist protocol"}),
-    "confusion": ("confusion_matrices", (OURS, PAPER_FIG3, "Ours"), {"Ours", "The paper", "60"}),
+    "confusion": (
+        "confusion_matrices",
+        (OURS, PAPER_FIG3, "Ours", "The paper"),
+        {"Ours", "The paper", "60"},
+    ),
     "intervals": (
         "accuracy_intervals",
         (ALL,),

@@ -286,7 +286,7 @@ def reliability_diagrams(before: pd.DataFrame, after: pd.DataFrame, note: str = 
             ax.scatter(*points, 120 * bins["n"] / bins["n"].max(), color=colour, alpha=0.7, lw=0)
         ax.set(title=_label(system), xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal")
         ax.set(xticks=np.arange(0, 1.1, 0.25), yticks=np.arange(0, 1.1, 0.25))
-        ax.legend(loc="upper left", borderaxespad=0.2, handlelength=1.2)
+        ax.legend(loc="upper left", bbox_to_anchor=(1, 1), handlelength=1.2)
         ax.set(xlabel="Confidence", ylabel="Accuracy, 95 % interval")
     return finish(fig, "Reliability: how often answers of a confidence are right", note)
 
