@@ -134,10 +134,7 @@ def occlusion(
 
 
 def stages(network: Network, seed: int = 0) -> dict[str, Network]:
-    """Return the network, "trained", and its copies with random weights (`RANDOM`), by name.
-
-    As a sanity check of `grad_cam`, compare their maps with `rank_correlations`.
-    """
+    """Return the network, "trained", and its copies with random weights (`RANDOM`), by name."""
     from genre_utils.backend import keras
 
     made = {"trained": network}

@@ -46,7 +46,7 @@ def _label(system: str) -> str:
 
 def _named(table: pd.DataFrame) -> pd.DataFrame:
     """Return the table with systems and protocols as a reader names them."""
-    return table.assign(system=table["system"].map(_label), protocol=table["protocol"] + " protocol")
+    return table.replace({"system": paper.LABELS}).assign(protocol=table["protocol"] + " protocol")
 
 
 def _nothing(why: str, title: str, note: str) -> Figure:
@@ -103,7 +103,7 @@ def shared_groups(shares: pd.DataFrame, note: str = "") -> Figure:
     table = table.reindex(["track", "album", "artist"])[shares["protocol"].unique()]
     table = table.dropna(how="all").rename("same {}".format)
     fig, ax = canvas(height=3.8)
-    _grouped_bars(ax, table, table, "{:.3g}")
+    _grouped_bars(ax, table, "{:.3g}")
     ax.set(ylim=(0, 109), yticks=range(0, 101, 25), ylabel="Test clips (%)")
     return finish(fig, "Test clips with a relative among the training clips", note, legend=True)
 
@@ -120,8 +120,7 @@ def accuracy_by_protocol(table1: pd.DataFrame, note: str = "") -> Figure:
     part = {c: wide[c][protocols].astype(float) for c in wide.columns.levels[0]}
     accuracy, known = part["accuracy"], part["paper_accuracy"]
     fig, ax = canvas(height=4.4)
-    look = {"color": "white", "weight": "bold"}  # at the bars' feet
-    places = _grouped_bars(ax, accuracy.rename(_label), 0 * accuracy, "{:.2f}", **look)
+    places = _grouped_bars(ax, accuracy.rename(_label), "{:.2f}", foot=True)
     if "accuracy_lo" in part:
         error = np.abs([part[f"accuracy_{end}"] - accuracy for end in ("lo", "hi")]).reshape(2, -1)
         ax.errorbar(places.ravel(), accuracy.to_numpy().ravel(), error, fmt="none", **BAR)
@@ -131,13 +130,10 @@ def accuracy_by_protocol(table1: pd.DataFrame, note: str = "") -> Figure:
     return finish(fig, "Accuracy by system and protocol", note, legend=True)
 
 
-def _grouped_bars(
-    ax: Axes, table: pd.DataFrame, heights: pd.DataFrame, number: str, **look: str
-) -> np.ndarray:
+def _grouped_bars(ax: Axes, table: pd.DataFrame, number: str, *, foot: bool = False) -> np.ndarray:
     """Draw a group of bars for each row of ``table``, a bar for each column (a protocol).
 
-    Numbers are written above ``heights`` (shaped as the table) by the format ``number``. Returns
-    the bars' centres, shaped as the table.
+    Numbers stand above the bars or at their ``foot``. Returns the bars' centres, as the table.
     """
     style = {"color": [PROTOCOLS[name] for name in table], "width": 0.8, "edgecolor": "white"}
     table.add_suffix(" protocol").plot.bar(ax=ax, rot=0, legend=False, xlabel="", **style)
@@ -145,9 +141,10 @@ def _grouped_bars(
     texts = []
     for bars, name in zip(ax.containers, table, strict=True):
         numbers = [number.format(value) if np.isfinite(value) else "" for value in table[name]]
-        texts.append(ax.bar_label(bars, numbers, padding=3, fontsize=small, **look))
-        for text, height in zip(texts[-1], heights[name], strict=True):
-            text.xy = text.xy[0], height
+        texts.append(ax.bar_label(bars, numbers, padding=3, fontsize=small))
+        for text in texts[-1] if foot else ():
+            text.set(color="white", weight="bold")
+            text.xy = text.xy[0], 0
     ax.grid(visible=False, axis="x")
     return np.array([[text.xy[0] for text in column] for column in texts]).T
 
@@ -248,7 +245,9 @@ def accuracy_intervals(
         part = table[table["protocol"] == protocol].set_index("system").reindex(places)
         y = np.array(list(places.values())) + (i - (len(protocols) - 1) / 2) * step
         style = {"fmt": "o", "ms": 5, "elinewidth": 2, "color": PROTOCOLS[protocol]}
-        ax.errorbar(part[column], y, xerr=_error(part, column), label=f"{protocol} protocol", **style)
+        ax.errorbar(
+            part[column], y, xerr=_error(part, column), label=f"{protocol} protocol", **style
+        )
         if "paper_accuracy" in part and part["paper_accuracy"].notna().any():
             ax.scatter(part["paper_accuracy"].astype(float), y, **MARK)
     ax.set_yticks(range(len(rows)), [heading or _label(system) for heading, system in rows])
