@@ -20,7 +20,7 @@ from genre_utils.metrics.tables import plain
 from genre_utils.store import Run
 
 NUMBER = r"[+-]?\d+(?:\.\d+)?(?:e-\d+)?"
-QUIET = ("run.", "soundfile.")  # calls that return nothing to show
+QUIET = ("run.", "soundfile.", "evaluate.check")  # calls that return nothing to show
 SCORES = ["accuracy", "accuracy_lo", "accuracy_hi"]
 SONG = [f"song_{name}" for name in SCORES]
 CELL = r"<(t[hd])[^>]*>(.*?)</t"  # of an HTML table
