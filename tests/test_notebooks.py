@@ -124,8 +124,8 @@ def test_solutions_of_the_exercises_run_behind_their_notebook(path, tmp_path):
 
 
 def test_a_solution_that_fails_is_found(tmp_path):
-    notebook = nbformat.v4.new_notebook(cells=_cells(PATHS[4])[:2])
-    notebook.cells.append(nbformat.v4.new_code_cell("assert 1 == 2"))
+    notebook = nbformat.read(PATHS[4], 4)
+    notebook.cells = [*notebook.cells[:2], nbformat.v4.new_code_cell("assert 1 == 2")]
     nbformat.write(notebook, tmp_path / PATHS[4].name)
     with pytest.raises(GenreUtilsError, match="AssertionError"):
         run.execute([(tmp_path / PATHS[4].name, {"out": str(tmp_path)})], Run(tmp_path))
