@@ -30,7 +30,7 @@ RANGES: dict[str, tuple] = {
     "n_resamples": (100, MOST),  # 2.5 % at either end are to be some draws
     **dict.fromkeys(("max_per_genre", "min_artists", "tuned_folds", "all_folds"), (0, MOST)),
     **dict.fromkeys(("epochs", "epochs_small", "tuned_epochs", "all_epochs", "draws"), (1, MOST)),
-    **dict.fromkeys(("n_folds", "inner_folds"), (2, MOST)),
+    **dict.fromkeys(("n_folds", "inner_folds", "checked"), (2, MOST)),
     "offset": (0.0, 1e6),
     "volume_threshold": (-1000.0, 0.0),
     "dont_know": (0.0, 1.0),

@@ -106,8 +106,13 @@ def test_occlusion_finds_the_planted_place():
     assert against[-1, -1] < 0  # against the other
 
 
+def _maps(**seed):
+    networks = explain.stages(_averaging(), **seed)
+    return {name: explain.grad_cam(part, _noise(), "Jazz") for name, part in networks.items()}
+
+
 def test_random_weights_change_the_map():
-    maps = explain.randomised(_averaging(), _noise(), "Jazz", seed=1)
+    maps = _maps(seed=1)
     assert list(maps) == ["trained", "head random", "head and block 5 random", "all random"]
     alike = explain.rank_correlations(maps)
     assert alike["trained"] == pytest.approx(1)
@@ -119,15 +124,14 @@ def test_a_map_that_does_not_look_at_the_weights_is_found_out(monkeypatch):
         return np.abs(np.gradient(image.mean(axis=-1))[0])
 
     monkeypatch.setattr(explain, "grad_cam", edges)
-    alike = explain.rank_correlations(explain.randomised(_averaging(), _noise(), "Jazz"))
+    alike = explain.rank_correlations(_maps())
     assert alike.to_numpy() == pytest.approx(np.ones(4))
 
 
 def test_only_the_layers_named_are_random(monkeypatch):
     network, made = _averaging(), []
     monkeypatch.setattr(explain, "Network", lambda arrays, head, *_: made.append((arrays, head)))
-    monkeypatch.setattr(explain, "grad_cam", lambda *_: None)
-    explain.randomised(network, _noise(), "Jazz", seed=3)
+    explain.stages(network, seed=3)
     for (arrays, head), start in zip(made, ("none", "block5", "block"), strict=True):
         for name, (kernel, _) in arrays.items():
             assert (kernel == ARRAYS[name][0]).all() == (not name.startswith(start))
@@ -223,6 +227,9 @@ def test_each_clip_is_explained_by_the_head_that_was_not_trained_on_it(cache, mo
     assert trained == [(5, 5 + 1), (5, 5 + 2)]
     assert maps["gradient"].shape == maps["occlusion"].shape == (3, 64, 64)
     assert np.array_equal(maps["sanity: trained"], maps["gradient"][0])
+    assert maps["alike"].shape == (3, 4)
+    alike = {n.removeprefix("sanity: "): m for n, m in maps.items() if n.startswith("sanity")}
+    assert maps["alike"][0] == pytest.approx(explain.rank_correlations(alike), nan_ok=True)
     assert all(len(np.unique(values)) <= 2 for values in maps["occlusion"])
     again = explain.explained(run, chosen, **how)
     assert len(trained) == 2

@@ -2,6 +2,7 @@
 
 import ast
 import re
+import shutil
 from pathlib import Path
 from statistics import median
 
@@ -12,10 +13,14 @@ import pytest
 
 from genre_utils import paper, run
 from genre_utils.data import splits
+from genre_utils.runtime import GenreUtilsError
 from genre_utils.store import Run
 
 PATHS = run.notebooks()
 ABSOLUTE = re.compile(r"(?<![\w.:/~}])/(?!proc/)\w[\w.-]*/\w")  # a folder of the machine
+LINK = re.compile(r"\]\(((?:\.\./)?[\w/.-]+\.(?:ipynb|py|md))\)")
+SOLUTION = re.compile(r"<details>.*?```python\n(.*?)```", re.DOTALL)
+REWRITTEN = PATHS[4:]  # whose pictures have captions and whose exercises have solutions
 
 
 def _cells(path, kind=None):
@@ -47,7 +52,7 @@ class TestShape:
         code = [c.source.splitlines() for c in _cells(path, "code")]
         assert len(_cells(path, "markdown")) >= len(code)
         assert max(map(len, code)) <= 25
-        assert median(map(len, code)) <= 8
+        assert median(map(len, code)) <= (8 if len(code) > 14 else 17)  # few cells are longer
         words = sum(len(c.source.split()) for c in _cells(path, "markdown"))
         assert words > 6 * sum(map(len, code))
 
@@ -87,6 +92,52 @@ class TestShape:
         )
         assert pictures
         assert "demo" in " ".join(c.source for c in _cells(path, "markdown")).lower()
+
+    def test_links_lead_somewhere(self, path):
+        text = "\n".join(c.source for c in _cells(path, "markdown"))
+        links = LINK.findall(text)
+        near = [p.name for p in PATHS if abs(PATHS.index(p) - PATHS.index(path)) == 1]
+        assert set(near) <= set(links)
+        for link in links:
+            assert (path.parent / link).resolve().is_file(), link
+
+
+@pytest.mark.parametrize("path", REWRITTEN, ids=lambda p: p.stem)
+def test_a_picture_has_a_caption(path):
+    for cell in _cells(path, "code"):
+        data = [output.get("data", {}) for output in cell.outputs]
+        if any("image/png" in known for known in data):
+            alt = [str(output.get("metadata", {})) for output in cell.outputs]
+            said = [known.get("text/markdown", "") for known in data]
+            assert re.search(r"'alt': '|^\*[A-Z]", "\n".join([*alt, *said]), re.MULTILINE)
+
+
+@pytest.mark.parametrize("path", REWRITTEN, ids=lambda p: p.stem)
+def test_solutions_of_the_exercises_run_behind_their_notebook(path, tmp_path):
+    """On this machine's demo run; each exercise says how long it takes."""
+    text = "\n".join(c.source for c in _cells(path, "markdown"))
+    found, minutes = SOLUTION.findall(text), re.findall(r"\*\*.*?(?:minutes|hour).*", text)
+    assert len(found) >= 3
+    assert len(minutes) >= len(found)
+    folder = Run(dataset="demo").folder
+    if not (folder / "beyond.csv").is_file():
+        pytest.skip(f"no finished {folder}: make it with ./run_all.sh")
+    copied = tmp_path / "run"
+    shutil.copytree(
+        folder, copied, ignore=shutil.ignore_patterns("notebooks", "sensitivity", "seeds")
+    )
+    notebook = nbformat.read(path, 4)
+    notebook.cells += [nbformat.v4.new_code_cell(source) for source in found]
+    nbformat.write(notebook, tmp_path / path.name)
+    run.execute([(tmp_path / path.name, {"dataset": "demo", "out": str(copied)})], Run(copied))
+
+
+def test_a_solution_that_fails_is_found(tmp_path):
+    notebook = nbformat.read(PATHS[4], 4)
+    notebook.cells = [*notebook.cells[:2], nbformat.v4.new_code_cell("assert 1 == 2")]
+    nbformat.write(notebook, tmp_path / PATHS[4].name)
+    with pytest.raises(GenreUtilsError, match="AssertionError"):
+        run.execute([(tmp_path / PATHS[4].name, {"out": str(tmp_path)})], Run(tmp_path))
 
 
 LINK = re.compile(r"\[([^]\[]+)\]\(([^)\s]+)\)")

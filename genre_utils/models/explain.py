@@ -5,7 +5,7 @@
 - `occlusion` (Zeiler & Fergus, ECCV 2014): what a grey patch costs the genre, a pass for each.
 
 The layer is block5_conv3, the last one that has 13 x 39 places (16 pixels, 0.5 s each); the pooling
-behind it leaves 6 x 19. `randomised` repeats Grad-CAM with weights drawn at random, from the head
+behind it leaves 6 x 19. `stages` are for Grad-CAM with weights drawn at random, from the head
 downwards (Adebayo et al., "Sanity checks for saliency maps", NeurIPS 2018): a map that stays the
 same shows edges of the image, not what the network has learned.
 """
@@ -127,13 +127,11 @@ def occlusion(
     return result
 
 
-def randomised(
-    network: Network, image: np.ndarray, genre: str, seed: int = 0
-) -> dict[str, np.ndarray]:
-    """Sanity check of `grad_cam`: maps of "trained" weights and of the stages `RANDOM`, by name."""
+def stages(network: Network, seed: int = 0) -> dict[str, Network]:
+    """Return the network, "trained", and its copies with random weights (`RANDOM`), by name."""
     from genre_utils.backend import keras
 
-    maps = {"trained": grad_cam(network, image, genre)}
+    made = {"trained": network}
     head, drawn = copy.copy(network.head), random_arrays(seed)
     keras.utils.set_random_seed(seed)
     shape = [n // 32 for n in network.image_shape]
@@ -141,9 +139,8 @@ def randomised(
     head.weights_ = fresh.get_weights()
     for name, start in RANDOM.items():
         arrays = {n: (drawn if n.startswith(start) else network.arrays)[n] for n in drawn}
-        part = Network(arrays, head, network.image_shape, network.preprocessing)
-        maps[name] = grad_cam(part, image, genre)
-    return maps
+        made[name] = Network(arrays, head, network.image_shape, network.preprocessing)
+    return made
 
 
 def rank_correlations(maps: dict[str, np.ndarray]) -> pd.Series:
@@ -198,8 +195,8 @@ def explained(
 
     These heads are trained once more, with the ``settings`` of the cross-validation (``seed`` is
     moved on by the fold). The run has mel-spectrograms and maps of them. The result is kept:
-    "gradient" (`grad_cam`) and "occlusion" of each chosen clip [len(chosen), 216, t], and the
-    `randomised` maps of the first clip under their names after "sanity: ".
+    "gradient" (`grad_cam`) and "occlusion" of each chosen clip [len(chosen), 216, t], "alike", its
+    `rank_correlations` over `stages`, and the first clip's maps of these, named "sanity: ...".
     """
     clips, splits = run.usable_clips(), run.read("splits")
     folds = splits[splits["protocol"] == chosen["protocol"].iloc[0]].set_index("clip_id")["fold"]
@@ -210,19 +207,22 @@ def explained(
         arrays = load_weights(look["weights"]).arrays
         mel = run.arrays("mel").load(list(digests[chosen["clip_id"]]))
         how = {"scale": look["mel_scale"], "channels": look["channels"]}
+        seen = look["preprocessing"]
         maps = run.arrays("vgg-mel").rows(list(clips["sha256"]))
         result = {"gradient": np.zeros(mel.shape, np.float32), "occlusion": np.zeros(mel.shape)}
+        result["alike"] = np.zeros((len(mel), 1 + len(RANDOM)))
         for fold, rows in chosen.reset_index(drop=True).groupby("fold"):
             train = (clips["fold"] != fold).to_numpy()
             head = HeadClassifier(**settings | {"seed": settings["seed"] + int(fold)})
             head.fit(maps[train], clips["genre"].to_numpy()[train])
-            network = Network(arrays, head, mel.shape[1:], look["preprocessing"])
+            networks = stages(Network(arrays, head, mel.shape[1:], seen), settings["seed"])
             for i, genre in rows["y_pred"].items():
                 image = to_image(mel[i], "mel", **how)
-                result["gradient"][i] = grad_cam(network, image, genre)
-                result["occlusion"][i] = occlusion(network, image, genre, patches)
+                checked = {name: grad_cam(part, image, genre) for name, part in networks.items()}
+                result["gradient"][i] = checked["trained"]
+                result["alike"][i] = rank_correlations(checked)
+                result["occlusion"][i] = occlusion(networks["trained"], image, genre, patches)
                 if i == 0:
-                    checked = randomised(network, image, genre, settings["seed"])
                     result |= {f"sanity: {name}": values for name, values in checked.items()}
         return result
 

@@ -15,7 +15,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, PercentFormatter
 
 from genre_utils import paper
 from genre_utils.extraction.features import TOP_DB
-from genre_utils.metrics import confidence
+from genre_utils.metrics import confidence, evaluate
 from genre_utils.plots.clip_figures import (
     BLUE,
     GREEN,
@@ -46,7 +46,7 @@ def _label(system: str) -> str:
 
 def _named(table: pd.DataFrame) -> pd.DataFrame:
     """Return the table with systems and protocols as a reader names them."""
-    return table.assign(system=table["system"].map(_label), protocol=table["protocol"] + " split")
+    return table.replace({"system": paper.LABELS}).assign(protocol=table["protocol"] + " protocol")
 
 
 def _nothing(why: str, title: str, note: str) -> Figure:
@@ -103,7 +103,7 @@ def shared_groups(shares: pd.DataFrame, note: str = "") -> Figure:
     table = table.reindex(["track", "album", "artist"])[shares["protocol"].unique()]
     table = table.dropna(how="all").rename("same {}".format)
     fig, ax = canvas(height=3.8)
-    _grouped_bars(ax, table, table, "{:.3g}")
+    _grouped_bars(ax, table, "{:.3g}")
     ax.set(ylim=(0, 109), yticks=range(0, 101, 25), ylabel="Test clips (%)")
     return finish(fig, "Test clips with a relative among the training clips", note, legend=True)
 
@@ -118,30 +118,32 @@ def accuracy_by_protocol(table1: pd.DataFrame, note: str = "") -> Figure:
     wide = table1.pivot(index="system", columns="protocol").reindex(systems)
     part = {c: wide[c][protocols].astype(float) for c in wide.columns.levels[0]}
     accuracy, known = part["accuracy"], part["paper_accuracy"]
-    top = part.get("accuracy_hi", accuracy)
-    covered = (known > top - 0.03) & (known < top + 0.08)  # the mark would hide the number
-    heights = top.mask(covered, np.maximum(known + 0.02, top))
     fig, ax = canvas(height=4.4)
-    places = _grouped_bars(ax, accuracy.rename(_label), heights, "{:.2f}")
+    places = _grouped_bars(ax, accuracy.rename(_label), "{:.2f}", foot=True)
     if "accuracy_lo" in part:
-        error = np.stack([accuracy - part["accuracy_lo"], top - accuracy]).reshape(2, -1)
+        error = np.abs([part[f"accuracy_{end}"] - accuracy for end in ("lo", "hi")]).reshape(2, -1)
         ax.errorbar(places.ravel(), accuracy.to_numpy().ravel(), error, fmt="none", **BAR)
-    ax.scatter(places, known, **MARK)
+    if known.notna().any(axis=None):
+        ax.scatter(places, known, **MARK)
     ax.set(ylim=(0, 1.09), ylabel="Accuracy", yticks=np.arange(0, 1.01, 0.2))
     return finish(fig, "Accuracy by system and protocol", note, legend=True)
 
 
-def _grouped_bars(ax: Axes, table: pd.DataFrame, heights: pd.DataFrame, number: str) -> np.ndarray:
-    """Draw a group of bars a row of ``table``, numbers above ``heights``; return their centres."""
+def _grouped_bars(ax: Axes, table: pd.DataFrame, number: str, *, foot: bool = False) -> np.ndarray:
+    """Draw a group of bars for each row of ``table``, a bar for each column (a protocol).
+
+    Numbers stand above the bars or at their ``foot``. Returns the bars' centres, as the table.
+    """
     style = {"color": [PROTOCOLS[name] for name in table], "width": 0.8, "edgecolor": "white"}
-    table.add_suffix(" split").plot.bar(ax=ax, rot=0, legend=False, xlabel="", **style)
+    table.add_suffix(" protocol").plot.bar(ax=ax, rot=0, legend=False, xlabel="", **style)
     small = {1: None, 2: None, 5: 6.5}.get(table.shape[1], 8)  # room for the numbers
     texts = []
     for bars, name in zip(ax.containers, table, strict=True):
         numbers = [number.format(value) if np.isfinite(value) else "" for value in table[name]]
         texts.append(ax.bar_label(bars, numbers, padding=3, fontsize=small))
-        for text, height in zip(texts[-1], heights[name], strict=True):
-            text.xy = text.xy[0], height
+        for text in texts[-1] if foot else ():
+            text.set(color="white", weight="bold")
+            text.xy = text.xy[0], 0
     ax.grid(visible=False, axis="x")
     return np.array([[text.xy[0] for text in column] for column in texts]).T
 
@@ -242,7 +244,9 @@ def accuracy_intervals(
         part = table[table["protocol"] == protocol].set_index("system").reindex(places)
         y = np.array(list(places.values())) + (i - (len(protocols) - 1) / 2) * step
         style = {"fmt": "o", "ms": 5, "elinewidth": 2, "color": PROTOCOLS[protocol]}
-        ax.errorbar(part[column], y, xerr=_error(part, column), label=f"{protocol} split", **style)
+        ax.errorbar(
+            part[column], y, xerr=_error(part, column), label=f"{protocol} protocol", **style
+        )
         if "paper_accuracy" in part and part["paper_accuracy"].notna().any():
             ax.scatter(part["paper_accuracy"].astype(float), y, **MARK)
     ax.set_yticks(range(len(rows)), [heading or _label(system) for heading, system in rows])
@@ -274,12 +278,14 @@ def reliability_diagrams(before: pd.DataFrame, after: pd.DataFrame, note: str = 
             error = confidence.expected_calibration_error(bins)
             points, label = (bins["confidence"], bins["accuracy"]), f"{word}: error {error:.3f}"
             ax.plot(*points, color=colour, lw=1.2, alpha=0.8, label=label)
-            area = 120 * np.sqrt(bins["n"] / bins["n"].sum())
-            ax.scatter(*points, area, color=colour, alpha=0.7, lw=0)
+            right = (bins["accuracy"] * bins["n"]).round().astype(int)
+            ends = [evaluate.wilson_interval(*pair) for pair in zip(right, bins["n"], strict=True)]
+            ax.vlines(points[0], *np.transpose(ends), color=colour, alpha=0.4, lw=2)
+            ax.scatter(*points, 120 * bins["n"] / bins["n"].max(), color=colour, alpha=0.7, lw=0)
         ax.set(title=_label(system), xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal")
         ax.set(xticks=np.arange(0, 1.1, 0.25), yticks=np.arange(0, 1.1, 0.25))
-        ax.legend(loc="upper left", borderaxespad=0.2, handlelength=1.2)
-    outer_labels(axes, "Confidence", "Accuracy")
+        ax.legend(loc="upper left", bbox_to_anchor=(1, 1), handlelength=1.2)
+        ax.set(xlabel="Confidence", ylabel="Accuracy, 95 % interval")
     return finish(fig, "Reliability: how often answers of a confidence are right", note)
 
 
@@ -294,7 +300,7 @@ def coverage_curves(curves: pd.DataFrame, note: str = "") -> Figure:
             ax.plot(x, part["accuracy"], lw=2, **look)
             ends = part["accuracy_lo"], part["accuracy_hi"]
             ax.fill_between(x, *ends, color=look["color"], alpha=0.13, lw=0)
-        ax.set(title=f"{protocol} split", xlim=(0, 1), xlabel="Clips answered, the surest first")
+        ax.set(title=f"{protocol} protocol", xlim=(0, 1), xlabel="Clips answered, the surest first")
         for axis in (ax.xaxis, ax.yaxis):
             axis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
     axes[0, 0].set(ylim=(None, 1.005), ylabel="Accuracy, 95 % interval")
@@ -308,20 +314,21 @@ def coverage_curves(curves: pd.DataFrame, note: str = "") -> Figure:
 def saliency(clips: list[tuple[str, np.ndarray, np.ndarray, np.ndarray]], note: str = "") -> Figure:
     """Show what speaks for the answer: mel-spectrogram, gradient map over it, occlusion beside it.
 
-    A clip is (title, mel [216, t] in dB, gradient map 0..1, occlusion in log-odds), see `explain`.
+    A clip is (title, mel [216, t] in dB, Grad-CAM 0..1, occlusion in log-odds), as `explain` has.
     """
     fig, axes = panels(3 * len(clips), 3, 0.9, 2.5, dpi=COARSE)
     for row, (title, mel, gradient, occluded) in zip(axes, clips, strict=True):
-        occlusion = f"Occlusion, {occluded.min():+.1f} to {occluded.max():+.1f}"
-        titles = shown(title, 24), "Gradient map", occlusion
-        for ax, words, colours in zip(row, titles, ("magma", "gray", "gray"), strict=True):
+        titles = shown(title, 24), "Grad-CAM", "Occlusion"
+        for ax, words, colours in zip(row, titles, ("magma", "gray", "gray_r"), strict=True):
             show_feature(ax, mel, "mel", vmin=-TOP_DB, vmax=0, cmap=colours)
             ax.set_title(words)
         _overlay(row[1], gradient, "inferno", 0, 1)
         far = max(np.abs(occluded).max(), 1e-6)
         _overlay(row[2], occluded, "RdBu_r", -far, far)
+        for ax, unit in zip(row[1:], ("share of the highest", "log-odds lost"), strict=True):
+            fig.colorbar(ax.images[1], ax=ax, pad=0.02, aspect=14).set_label(unit, fontsize=9)
     outer_labels(axes)
-    return finish(fig, "What speaks for the answer (occlusion: red for, blue against)", note)
+    return finish(fig, "What speaks for the answer (red) and against it (blue)", note)
 
 
 def _overlay(ax: Axes, values: np.ndarray, cmap: str, low: float, high: float) -> None:
