@@ -104,7 +104,8 @@ def test_results_are_read_off_the_protocols_that_there_are(tmp_path, artists, pr
     results.write("clips", clips)
     results.write("audio", pd.DataFrame({"clip_id": ids, "sha256": ids}))
     results.write("splits", folds)
-    results.record("corpus", {"title": "sounds", "n_clips": 48, "n_genres": 3, "n_artists": 0})
+    sizes = {"n_clips": 48, "n_genres": 3, "n_artists": 0}
+    results.record("corpus", {"title": "sounds", "note": "", **sizes})
     rng = np.random.default_rng(0)
     for system in [*paper.TABLE1, "svm-fair"]:
         tested = folds[["protocol", "fold", "clip_id"]].assign(system=system, y_true=folds["genre"])
