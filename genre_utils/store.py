@@ -334,7 +334,6 @@ class Rows:
         raise GenreUtilsError(f"{path} {what}; run the earlier stage again")
 
 
-BEYOND = ("beyond", "beyond_table", "chosen", "fewer_artists", "learning_curve", "calibration")
 # Notebook -> the tables that it writes.
 TABLES = {
     "01_data": ("clips", "splits", "audio"),
@@ -342,7 +341,9 @@ TABLES = {
     "03_cnn": ("history",),
     "05_results": ("table1",),
     "06_what_it_measures": ("comparisons", "claims"),
-    "07_beyond_the_paper": BEYOND,
+    "07_beyond_the_paper": (
+        *("beyond", "beyond_table", "chosen", "fewer_artists", "learning_curve", "calibration"),
+    ),
 }
 TEXT = ("clip_id", "path", "genre", "artist", "album", "track", "part", "status")
 TEXT += ("y_true", "y_pred")
