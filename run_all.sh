@@ -16,7 +16,7 @@ importable() { # every package that the project imports, and the project itself
 import sys
 from importlib.util import find_spec
 names = """genre_utils librosa soxr soundfile av numpy scipy keras tensorflow sklearn onnx pretty_midi
-midirenderer pandas matplotlib seaborn PIL jupyterlab ipykernel ipywidgets papermill nbval nbformat
+midirenderer pandas matplotlib seaborn PIL jupyterlab IPython ipykernel ipywidgets papermill nbval nbformat
 yaml tqdm numba click platformdirs tabulate jinja2 joblib threadpoolctl pooch requests mutagen
 pytest xdist h5py hypothesis distributed ruff""".split()
 sys.exit(not all(find_spec(name) for name in names))

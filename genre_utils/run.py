@@ -5,6 +5,7 @@ import logging
 import os
 import resource
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -14,17 +15,16 @@ from typing import Any
 from unittest.mock import patch
 
 import nbformat
-import pandas as pd
 import papermill
 import yaml
 from ipykernel.kernelspec import write_kernel_spec
 from papermill.exceptions import PapermillExecutionError
 
-from genre_utils import paper, runtime
+from genre_utils import runtime
 from genre_utils.data import datasets
-from genre_utils.metrics.tables import paper_rows
+from genre_utils.metrics.tables import beside_the_paper, paper_rows
 from genre_utils.runtime import GenreUtilsError, UsageError, quiet_stderr
-from genre_utils.store import ROOT, Run, today, versions
+from genre_utils.store import ROOT, TABLES, Run, today, versions
 
 NOTEBOOKS = ROOT / "notebooks"
 PROFILES = Path(__file__).with_name("profiles.yml")
@@ -195,10 +195,11 @@ def execute(steps: list[tuple[Path, dict]], results: Run) -> None:
                 _execute(path, folder / path.name, values)
             timings[path.stem] = round(time.monotonic() - start, 1)
             results.record("timings", timings)
-            peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
+            peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss  # kB; bytes on macOS
+            peak /= 2**30 if sys.platform == "darwin" else 2**20
             results.record("peak_gb", round(peak, 2))  # of the largest process
             print(f"{path.stem:<20}{timings[path.stem]:8.1f} s", flush=True)
-            if path.stem.startswith("05_"):
+            if "table1" in TABLES.get(path.stem, ()):
                 print(first_answer(results), flush=True)
 
 
@@ -233,15 +234,13 @@ def _run_time(path: Path) -> str:
 def first_answer(results: Run) -> str:
     """Table 1's rows of the paper, and where to look; the notebooks behind 05 go beyond it."""
     table = results.read("table1")
-    columns = {"the paper": [f"{a:.2f} / {f:.2f}" for a, f in paper.TABLE1.values()]}
     names = {"random": "random folds", "artist": "artist folds", "published": "published split"}
     there = set(table["protocol"])
-    columns |= {name: paper_rows(table, key) for key, name in names.items() if key in there}
-    rows = pd.DataFrame(columns, index=list(paper.SYSTEM_LABELS.values()))
+    columns = {name: paper_rows(table, key) for key, name in names.items() if key in there}
     corpus = results.recorded("corpus")
     title = f"Table 1 ({results.note() or corpus['title']}; {corpus['n_clips']} clips)"
     title += ": accuracy (95 % interval) / F-score"
-    return f"\n{title}\n\n{rows.to_markdown()}\n\n{summary(results.folder)}\n"
+    return f"\n{title}\n\n{beside_the_paper(columns).to_markdown()}\n\n{summary(results.folder)}\n"
 
 
 def summary(folder: Path) -> str:

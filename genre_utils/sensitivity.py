@@ -75,9 +75,7 @@ def sensitivity(
 
     Raises UsageError where there is no finished run, or one without the artist protocol.
     """
-    base = Run(folder)
-    if not (base.folder / "predictions.csv").is_file():
-        raise UsageError(f"{folder}: no finished run (no predictions.csv)")
+    base = _finished(folder)
     clips, tested = base.usable_clips(), base.read("predictions")
     tested = tested[tested["protocol"] == PROTOCOL]
     if tested.empty:
@@ -104,6 +102,13 @@ def sensitivity(
         page = markdown(table, [*notes, *left], base.recorded("corpus")["title"], base.note())
         write_text(base.folder / "sensitivity.md", page)
     return table
+
+
+def _finished(folder: str) -> Run:
+    run_ = Run(folder)
+    if not (run_.folder / "predictions.csv").is_file():
+        raise UsageError(f"{folder}: no finished run (no predictions.csv)")
+    return run_
 
 
 def _value(base: Run, choice: Choice) -> object:
@@ -157,7 +162,7 @@ def seeds(folder: str, *, n: int = 5, jobs: int = 1) -> str:
     deviation, lowest and highest over the draws) and ``seeds.md``, which is returned; claims.csv
     and claims.md say in how many draws a verdict comes out, and call none settled that differs.
     """
-    base = Run(folder)
+    base = _finished(folder)
     clips, drawn = base.usable_clips(), []
     known = base.read("predictions")
     protocols = [name for name in claims.PROTOCOLS if name in set(known["protocol"])]
@@ -177,17 +182,16 @@ def seeds(folder: str, *, n: int = 5, jobs: int = 1) -> str:
 
 
 def _settle(base: Run, drawn: list[pd.DataFrame], clips: pd.DataFrame) -> None:
-    """Say in claims.csv and claims.md in how many draws each verdict comes out."""
-    judged = [claims.claims_table(part, clips, "")["verdict"] for part in drawn]
-    table = base.read("claims")
-    same = pd.concat(judged, axis=1).eq(judged[0], axis=0).sum(axis=1)
-    drawn_anew = table["claim"] < 6  # 6 needs no clips, 7 other systems
+    """Judge the claims as notebook 6 does, and say in how many draws each verdict comes out."""
+    title, judged = base.recorded("corpus")["title"], []
+    for part in drawn:
+        fusion = evaluate.combine(part, claims.CNNS, "fusion-cnns")
+        judged.append(claims.claims_table(pd.concat([part, fusion]), clips, title))
+    table, verdicts = judged[0], pd.concat([each["verdict"] for each in judged], axis=1)
+    same = verdicts.eq(table["verdict"], axis=0).sum(axis=1)
     table["draws"] = [f"{k} of {len(drawn)}" for k in same]
-    table["draws"] = table["draws"].where(drawn_anew, "")
-    flips = drawn_anew & (same < len(drawn))
-    table["verdict"] = table["verdict"].mask(flips, claims.UNSETTLED)
+    table["verdict"] = table["verdict"].mask(same < len(drawn), claims.UNSETTLED)
     base.write("claims", table)
-    title = base.recorded("corpus")["title"]
     write_text(base.folder / "claims.md", claims.claims_markdown(table, title, base.note()))
 
 

@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
-from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -214,7 +213,8 @@ def trunk(bench: Bench) -> Iterator[Row]:
 
 def openvino_trunk(model: keras.Model, images: np.ndarray, precision: str) -> Callable:
     """Return a function that sends all images through OpenVINO's version of a Keras model."""
-    openvino = import_module("openvino")  # none of our dependencies
+    import openvino
+
     with tempfile.TemporaryDirectory() as folder:
         model.export(folder, verbose=False)
         converted = openvino.convert_model(folder)

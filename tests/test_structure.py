@@ -27,7 +27,12 @@ LAYERS = (
 )
 APART = {"models", "metrics"}  # neither imports the other
 OURS = "genre_utils"
-IMPORT_NAMES = {"pytest-xdist": "xdist", "scikit-learn": "sklearn", "pyyaml": "yaml"}
+IMPORT_NAMES = {
+    "ipython": "IPython",
+    "pytest-xdist": "xdist",
+    "scikit-learn": "sklearn",
+    "pyyaml": "yaml",
+}
 IMPORT_NAMES |= {"pillow": "PIL"}
 
 
@@ -157,8 +162,9 @@ def test_every_import_is_declared(folder):
     declared = {IMPORT_NAMES.get(name, name) for name in _direct()}
     tests = {path.stem for path in (ROOT / "tests").glob("*.py")}
     known = declared | tests | set(sys.stdlib_module_names) | {OURS}
-    known |= {"IPython"}  # comes with the notebooks' kernel
-    known |= {"playwright"} if folder == "tests" else set()  # check_browser.py: no test, says so
+    if folder == "tests":  # two scripts that are no tests
+        extras = _project()["project"]["optional-dependencies"]
+        known |= {pin.split("==")[0] for pin in extras["browser"] + extras["benchmark"]}
     paths = [p for p in (ROOT / folder).rglob("*") if p.suffix in (".py", ".ipynb")]
     assert paths
     for path in paths:

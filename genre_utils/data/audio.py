@@ -361,8 +361,14 @@ def check(path: str | Path) -> tuple[float, str]:
     """Decode all of a file: the seconds heard (NaN: none), and "ok" or why it cannot be used."""
 
     def use(decode: Callable[[], Blocks]) -> tuple[float, np.ndarray]:
-        heard: Counter[int] = Counter()  # samples of each rate; its update returns None
-        blocks = (heard.update({rate: len(y)}) or (rate, y) for rate, y in decode())
+        heard: Counter[int] = Counter()  # samples of each rate
+
+        def counted() -> Blocks:
+            for rate, y in decode():
+                heard[rate] += len(y)
+                yield rate, y
+
+        blocks = counted()
         start = _first(blocks, paper.AUDIO["duration"])
         deque(blocks, 0)
         return sum(n / rate for rate, n in heard.items()), start

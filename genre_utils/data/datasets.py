@@ -27,7 +27,8 @@ from genre_utils.store import cache_dir, code_digest, file_digest, located, show
 
 LABELS = ("genre", "artist", "album", "track")
 COLUMNS = ("clip_id", "path", "dataset", *LABELS, "start_s", "duration_s", "status")
-PARTS = ("", "train", "test")  # of a published split; the column is there if a clip has one
+# Parts of a published split -> fold; one below 0 is never tested. A clip may have none ("").
+PARTS = MappingProxyType({"train": -1, "test": 0})
 OUTSIDE = "path leaves the data folder"
 TWICE, TWO_GENRES = "the same file as another row's", "one file under two genres"
 SEPARATOR = "\x1f"  # between names that are joined; pandas would drop a NUL
@@ -167,7 +168,7 @@ def load_csv(folder: Path, *, manifest: str = "") -> tuple[pd.DataFrame, dict]:
     text = rows.reindex(columns=["path", "albumartist", *LABELS, "part"], fill_value="")
     text = text.map(lambda field: shown(field.strip()))
     text = text.assign(part=text["part"].map(inputs.same))
-    for line in text.index[~text["part"].isin(PARTS)]:
+    for line in text.index[~text["part"].isin(["", *PARTS])]:
         what = f"line {line}, {text['path'][line]}: part {rows['part'][line]!r}"
         raise GenreUtilsError(f"{path}: {what}; train, test or nothing is allowed")
     who = map(inputs.somebody, text["albumartist"], text["artist"])

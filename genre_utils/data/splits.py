@@ -17,7 +17,7 @@ from scipy.sparse.csgraph import connected_components
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from genre_utils.data import audio
-from genre_utils.data.datasets import SEPARATOR
+from genre_utils.data.datasets import PARTS, SEPARATOR
 from genre_utils.runtime import GenreUtilsError, UsageError, each
 from genre_utils.store import Store, cache_dir, code_digest, located
 
@@ -34,7 +34,6 @@ LEVELS = ["artist", "album", "track", "clip_id"]
 # paper's protocol, "random", each clip is its own group (section 2.4). Under "published" the
 # clips' parts decide, and groups are kept whole in inner folds only.
 PROTOCOLS = MappingProxyType({"random": 4, "track": 3, "album": 2, "artist": 1, "published": 1})
-PARTS = MappingProxyType({"train": -1, "test": 0})  # -> fold; one below 0 is never tested
 COLUMNS = ["protocol", "clip_id", "genre", "group", "fold"]  # of splits.csv
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from genre_utils.data import audio
 from genre_utils.extraction.vgg import arrays_digest, fetch_wheel
 from genre_utils.runtime import GenreUtilsError
-from genre_utils.store import cache_dir, read_npz, write_atomic
+from genre_utils.store import Arrays, cache_dir, read_npz, write_atomic
 
 if TYPE_CHECKING:  # TensorFlow starts only where a clip is embedded
     from genre_utils.backend import keras
@@ -38,8 +38,6 @@ FRONT = ((204, 7, 38), (204, 7, 67), (51, 128, 1), (51, 64, 1), (51, 32, 1))
 BATCH = 16  # patches at a time
 # Columns of `embed`.
 PARTS = {"penultimate_mean": slice(0, 200), "penultimate_std": slice(200, 400)}
-
-Arrays = dict[str, np.ndarray]
 
 
 def load_weights(trained_on: str = "msd") -> Arrays:

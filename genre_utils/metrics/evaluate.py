@@ -45,7 +45,7 @@ def check_predictions(predictions: pd.DataFrame, splits: pd.DataFrame, systems: 
     """Raise GenreUtilsError unless what each system tested fits the splits.
 
     The paper's four systems must have tested every clip of every protocol once, in its fold (from
-    0 on: see `splits.PARTS`). Other systems may have tested some protocols or some folds, at least
+    0 on, see `datasets.PARTS`). Others may have tested some protocols or some folds, at least
     one: of each such fold every clip once, and no clip in another. Probabilities must sum to 1.
     """
     where = ["protocol", "clip_id", "fold"]

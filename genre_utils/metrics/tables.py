@@ -69,6 +69,12 @@ def table1(
     return of_clips.merge(of_songs, **one)
 
 
+def beside_the_paper(columns: dict[str, list[str]]) -> pd.DataFrame:
+    """Return the paper's accuracy / F-score of its four systems, and `paper_rows` beside them."""
+    own = [f"{accuracy:.2f} / {f_score:.2f}" for accuracy, f_score in paper.TABLE1.values()]
+    return pd.DataFrame({"the paper": own} | columns, index=list(paper.SYSTEM_LABELS.values()))
+
+
 def paper_rows(table: pd.DataFrame, protocol: str) -> list[str]:
     """Accuracy, its interval and F-score of the paper's four systems, in its order, as texts."""
     rows = table[table["protocol"] == protocol].set_index("system").loc[list(paper.TABLE1)]

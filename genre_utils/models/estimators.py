@@ -287,7 +287,7 @@ def importances(
         for train, test in InnerFolds(3, seed).split({"group": groups}, y):
             forest = RandomForestClassifier(n_estimators=200, random_state=seed)
             forest.fit(rows[train], y[train])
-            how = {"n_repeats": 3, "random_state": seed, "n_jobs": -1}
+            how = {"n_repeats": 3, "random_state": seed}
             values.append(permutation_importance(forest, rows[test], y[test], **how).importances)
         return {"losses": np.hstack(values)}
 
