@@ -34,7 +34,7 @@ RANGES: dict[str, tuple] = {
     "offset": (0.0, 1e6),
     "volume_threshold": (-1000.0, 0.0),
     "dont_know": (0.0, 1.0),
-    **dict.fromkeys(("force", "embedding", "leak", "stacking"), (False, True)),
+    **dict.fromkeys(("force", "embedding", "leak", "windows", "stacking"), (False, True)),
     "multi_genre": ("first", "single"),
     "fill": ("repeat", "zeros"),
     "mel_scale": ("db", "amplitude", "power"),
