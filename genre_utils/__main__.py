@@ -34,7 +34,7 @@ def cli() -> None:
 def run(**options: Any) -> None:  # noqa: ANN401
     """Run the notebooks 01, 02, ... in order and print Table 1 (./run_all.sh).
 
-    Profiles are in genre_utils/profiles.yml: demo, mini, paper, confirm, tiny.
+    Profiles are in genre_utils/profiles.yml: demo, mini, genres, paper, large, confirm, tiny.
     """
     from genre_utils import run as runner
 
