@@ -2,7 +2,6 @@
 
 import codecs
 import json
-import os
 import signal
 import sys
 from pathlib import Path
@@ -10,11 +9,10 @@ from typing import Any
 
 import click
 
-from genre_utils.runtime import GenreUtilsError, on_terminal, workers
+from genre_utils.runtime import GenreUtilsError, expanded, on_terminal, workers
 
-PLACE = os.path.expanduser  # a ~ that the shell leaves (``--out=~/x``) is the home folder
 JOBS = click.option("--jobs", default=0, metavar="N", help="Worker processes (default: all cores).")
-DIR = {"type": PLACE, "metavar": "DIR"}
+DIR = {"type": expanded, "metavar": "DIR"}
 DATA_DIR = click.option("--data-dir", default="", **DIR, help="Where its files are.")
 
 
@@ -31,10 +29,12 @@ def cli() -> None:
 @JOBS
 @click.option("--scheduler", default="", metavar="ADDR", help="Dask, such as tcp://host:8786.")
 @click.option("--force", is_flag=True, help="Compute everything anew.")
+@click.option("--set", "given", multiple=True, metavar="NAME=VALUE", help="Any other parameter.")
 def run(**options: Any) -> None:  # noqa: ANN401
     """Run the notebooks 01, 02, ... in order and print Table 1 (./run_all.sh).
 
-    Profiles are in genre_utils/profiles.yml: demo, mini, genres, paper, large, confirm, tiny.
+    --set epochs=50 goes to each notebook that has such a parameter, over the profile's value.
+    Profiles are in genre_utils/profiles.yml: demo, mini, paper, confirm, tiny.
     """
     from genre_utils import run as runner
 
@@ -42,7 +42,7 @@ def run(**options: Any) -> None:  # noqa: ANN401
 
 
 @cli.command()
-@click.argument("folder", metavar="RUN", type=PLACE)
+@click.argument("folder", metavar="RUN", type=expanded)
 @click.argument("name")
 def publish(folder: str, name: str) -> None:
     """Copy a run's figures and tables into figures/NAME and renew the tables made of them.
@@ -56,7 +56,7 @@ def publish(folder: str, name: str) -> None:
 
 
 @cli.command()
-@click.argument("folder", metavar="RUN", type=PLACE)
+@click.argument("folder", metavar="RUN", type=expanded)
 @JOBS
 def sensitivity(folder: str, jobs: int) -> None:
     """Replace a run's open choices one by one and say which verdicts change."""
@@ -68,7 +68,7 @@ def sensitivity(folder: str, jobs: int) -> None:
 
 
 @cli.command()
-@click.argument("folder", metavar="RUN", type=PLACE)
+@click.argument("folder", metavar="RUN", type=expanded)
 @click.option("--draws", default=5, type=click.IntRange(2), help="With the run's own (default: 5).")
 @JOBS
 def seeds(folder: str, draws: int, jobs: int) -> None:
@@ -135,7 +135,7 @@ def validate(name: str, data_dir: str, jobs: int, as_json: bool) -> int:
 @cli.command()
 @click.option("--dataset", required=True, metavar="NAME", help="Data set, see `datasets`.")
 @DATA_DIR
-@click.option("--out", required=True, type=PLACE, metavar="MODEL", help="Folder of the model.")
+@click.option("--out", required=True, type=expanded, metavar="MODEL", help="Folder of the model.")
 @click.option("--epochs", type=click.IntRange(1), help="Default: 100.")
 @JOBS
 def train(out: str, epochs: int | None, jobs: int, **data: str) -> None:
@@ -148,8 +148,8 @@ def train(out: str, epochs: int | None, jobs: int, **data: str) -> None:
 
 
 @cli.command()
-@click.argument("model", type=PLACE)
-@click.argument("places", metavar="FILE_OR_FOLDER...", type=PLACE, nargs=-1, required=True)
+@click.argument("model", type=expanded)
+@click.argument("places", metavar="FILE_OR_FOLDER...", type=expanded, nargs=-1, required=True)
 @click.option("--json", "form", flag_value="json", help="Print JSON, windows included.")
 @click.option("--csv", "form", flag_value="csv", help="Print CSV, a row a file.")
 @JOBS

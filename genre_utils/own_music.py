@@ -31,7 +31,7 @@ from genre_utils.metrics import evaluate, intervals, tables
 from genre_utils.metrics.confidence import apply_temperature, fit_temperature
 from genre_utils.models import explain, systems
 from genre_utils.models.cnn import POOLING, HeadClassifier
-from genre_utils.runtime import GenreUtilsError, UsageError, progress
+from genre_utils.runtime import GenreUtilsError, UsageError, expanded, progress
 from genre_utils.store import Arrays, Run, Store, cache_dir, code_digest, digest, remembered
 
 SYSTEM, MAPS = "cnn-mel-small", "vgg-mel"  # what is trained, and on which stored maps
@@ -115,7 +115,7 @@ class SavedModel:
 
 def check_target(folder: str | Path) -> Path:
     """Make sure that a model may be written to a folder; UsageError if other files are there."""
-    folder = Path(folder).expanduser()
+    folder = Path(expanded(folder))
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is a file; name a folder for the model")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / FACTS).is_file():

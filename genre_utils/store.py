@@ -34,7 +34,7 @@ import pandas as pd
 from platformdirs import user_cache_path
 
 from genre_utils import paper
-from genre_utils.runtime import GenreUtilsError
+from genre_utils.runtime import GenreUtilsError, expanded
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "genre_utils"
@@ -53,7 +53,7 @@ Arrays = dict[str, np.ndarray]
 def cache_dir() -> Path:
     """Folder of what is kept between runs: ``$GENRE_UTILS_CACHE``, or in the system's cache."""
     chosen = os.environ.get("GENRE_UTILS_CACHE")
-    return Path(chosen).expanduser() if chosen else user_cache_path("genre-utils", False)
+    return Path(expanded(chosen)) if chosen else user_cache_path("genre-utils", False)
 
 
 def digest(value: Any) -> str:  # noqa: ANN401
@@ -357,7 +357,7 @@ class Run:
     """
 
     def __init__(self, out: str | Path = "", dataset: str = "demo") -> None:
-        self.folder = Path(out).expanduser().resolve() if out else ROOT / "runs" / f"demo-{dataset}"
+        self.folder = Path(expanded(out)).resolve() if out else ROOT / "runs" / f"demo-{dataset}"
         self.figures = self.folder / "figures"
         pd.set_option("display.html.use_mathjax", False)  # a "$" in a name is a dollar
         own = self.folder / "cache"

@@ -2,6 +2,7 @@ import ast
 import fcntl
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -258,6 +259,46 @@ def test_what_a_killed_run_left_half_goes(tmp_path):
 def test_a_scheduler_that_does_not_answer_is_said_first(tmp_path):
     with pytest.raises(GenreUtilsError, match="no Dask scheduler answers"):
         run.run("tiny", out=str(tmp_path / "out"), scheduler="tcp://127.0.0.1:9")
+    assert not (tmp_path / "out").exists()
+
+
+def test_parameters_of_the_command_line_go_over_the_profiles(tmp_path, monkeypatch):
+    split = tmp_path / "~splits.csv"
+    split.touch()
+    monkeypatch.chdir(tmp_path)
+    executed = []
+    monkeypatch.setattr(run, "execute", lambda steps, _: executed.extend(steps))
+    given = ["epochs=7", "protocols=[random]", "offset=3", "use_split=~splits.csv", "seed=5"]
+    run.run("tiny", out=str(tmp_path / "out"), given=given)
+    values = {path.stem: own for path, own in executed}
+    assert values["03_cnn"]["epochs"] == 7
+    assert values["03_cnn"]["epochs_small"] == 2  # the profile's
+    assert values["01_data"]["protocols"] == ["random"]
+    assert values["02_features"]["offset"] == 3
+    assert values["01_data"]["use_split"] == str(split)
+    declared = {path.stem: run.declared_parameters(path) for path in run.notebooks()}
+    assert {stem for stem, own in values.items() if own.get("seed") == 5} == {
+        stem for stem, names in declared.items() if "seed" in names
+    }
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("epochs", "write NAME=VALUE"),
+        ("=3", "write NAME=VALUE"),
+        ("epochs=[", "no value that YAML can read"),
+        ("epochs=many", "03_cnn: epochs must be int, not str"),
+        ("epochs=0", "03_cnn: epochs must be"),
+        ("epoch=3", "no notebook has such a parameter"),
+        ("jobs=2", "--set jobs: use --jobs"),
+        ("data_dir=/x", "--set data_dir: use --data-dir"),
+        ("other_labels=/nowhere.csv", "other_labels: '/nowhere.csv' is no file"),
+    ],
+)
+def test_a_wrong_parameter_of_the_command_line_is_one_line(tmp_path, given, said):
+    with pytest.raises(UsageError, match=f"^[^\n]*{re.escape(said)}[^\n]*$"):
+        run.run("tiny", out=str(tmp_path / "out"), given=[given])
     assert not (tmp_path / "out").exists()
 
 

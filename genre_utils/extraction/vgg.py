@@ -23,7 +23,7 @@ import pooch
 
 from genre_utils.data import audio
 from genre_utils.extraction.features import DEFAULT, Look, mel_spectrogram, to_image
-from genre_utils.runtime import GenreUtilsError, check_choice, each
+from genre_utils.runtime import GenreUtilsError, check_choice, each, expanded
 from genre_utils.store import Store, cache_dir, code_digest, digest, remembered, write_atomic
 
 if TYPE_CHECKING:  # TensorFlow starts only where a network is built
@@ -98,7 +98,7 @@ def load_weights(source: str = "auto") -> Weights:
         arrays = random_arrays()
         return Weights(arrays, source, weights_digest(arrays))
     if source not in SOURCES:
-        return _proven(read_arrays(Path(source).expanduser()), Path(source).name)
+        return _proven(read_arrays(Path(expanded(source))), Path(source).name)
     kept = cache_dir() / "weights" / "vgg16-imagenet.npz"
     if source == "auto" and kept.is_file():
         with suppress(GenreUtilsError):  # damaged: fetch it again
