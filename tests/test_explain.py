@@ -226,13 +226,16 @@ def test_each_clip_is_explained_by_the_head_that_was_not_trained_on_it(cache, mo
     assert sorted(chosen["fold"]) == [1, 1, 2]
     assert trained == [(5, 5 + 1), (5, 5 + 2)]
     assert maps["gradient"].shape == maps["occlusion"].shape == (3, 64, 64)
-    assert np.array_equal(maps["sanity: trained"], maps["gradient"][0])
-    assert maps["alike"].shape == (3, 4)
-    alike = {n.removeprefix("sanity: "): m for n, m in maps.items() if n.startswith("sanity")}
-    assert maps["alike"][0] == pytest.approx(explain.rank_correlations(alike), nan_ok=True)
     assert all(len(np.unique(values)) <= 2 for values in maps["occlusion"])
     again = explain.explained(run, chosen, **how)
     assert len(trained) == 2
     assert np.array_equal(again["occlusion"], maps["occlusion"])
     explain.explained(run, chosen, **how | {"patches": (2, 1)})
     assert len(trained) == 4
+    checked = explain.sanity_check(run, chosen, settings=how["settings"])
+    assert checked.pop("alike").shape == (3, 4)
+    assert list(checked) == ["trained", *explain.RANDOM]
+    assert np.array_equal(checked["trained"], maps["gradient"][0])
+    alike = explain.sanity_check(run, chosen, settings=how["settings"])["alike"]
+    assert alike[0] == pytest.approx(explain.rank_correlations(checked), nan_ok=True)
+    assert len(trained) == 6

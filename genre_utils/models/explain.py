@@ -11,7 +11,7 @@ same shows edges of the image, not what the network has learned.
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations, pairwise, permutations, product
 from typing import TYPE_CHECKING, Any
@@ -40,7 +40,7 @@ RANDOM = {"head random": (), "head and block 5 random": ("block5",), "all random
 
 @dataclass(eq=False)
 class Network:
-    """Frozen trunk and trained head joined: ``model`` gives values of `LAYER` and logits.
+    """Frozen trunk and trained head joined: ``below`` gives values of `LAYER`, ``above`` logits.
 
     In float32, the head was trained on float16: the third digit of probabilities may differ.
     """
@@ -57,10 +57,12 @@ class Network:
         upper = build_head(trunk.output_shape[1:], len(head.classes_), pooling=head.pooling)
         upper.set_weights(head.weights_)
         upper.layers[-1].activation = keras.activations.linear  # softmax mixes genres
-        self.model = keras.Model(trunk.input, [trunk.get_layer(LAYER).output, upper(trunk.output)])
+        seen = trunk.get_layer(LAYER).output
+        self.below = keras.Model(trunk.input, seen)
+        self.above = keras.Model(seen, upper(trunk.output))
 
     def inputs(self, images: np.ndarray) -> "tf.Tensor":
-        """Images [n, height, width, 3], 0..255, as ``model`` takes them."""
+        """Images [n, height, width, 3], 0..255, as ``below`` takes them."""
         from genre_utils.backend import tf
 
         if images.shape[1:] != (expected := (*self.image_shape, 3)):
@@ -70,7 +72,8 @@ class Network:
     def log_odds(self, images: np.ndarray, genre: str) -> np.ndarray:
         """Logarithm of a genre's odds against all others, [n]; exact where p rounds to 1."""
         batches = (self.inputs(images[i : i + BATCH]) for i in range(0, len(images), BATCH))
-        logits = np.concatenate([self.model(b, training=False)[1] for b in batches]).astype(float)
+        logits = [self.above(self.below(b, training=False), training=False) for b in batches]
+        logits = np.concatenate(logits).astype(float)
         number = self.class_number(genre)
         return logits[:, number] - logsumexp(np.delete(logits, number, axis=1), axis=1)
 
@@ -91,10 +94,10 @@ def grad_cam(network: Network, image: np.ndarray, genre: str) -> np.ndarray:
     from genre_utils.backend import tf
 
     number, inputs = network.class_number(genre), network.inputs(image[None])
-    with tf.GradientTape() as tape:
-        tape.watch(inputs)  # so that the values of the layer are recorded
-        values, logits = network.model(inputs, training=False)
-        logit = logits[0, number]
+    values = network.below(inputs, training=False)
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(values)
+        logit = network.above(values, training=False)[0, number]
     weights = tape.gradient(logit, values)[0].numpy().mean(axis=(0, 1))
     places = np.maximum(values[0].numpy() @ weights, 0).astype(np.float32)
     shape = network.image_shape
@@ -195,39 +198,71 @@ def explained(
 
     These heads are trained once more, with the ``settings`` of the cross-validation (``seed`` is
     moved on by the fold). The run has mel-spectrograms and maps of them. The result is kept:
-    "gradient" (`grad_cam`) and "occlusion" of each chosen clip [len(chosen), 216, t], "alike", its
-    `rank_correlations` over `stages`, and the first clip's maps of these, named "sanity: ...".
+    "gradient" (`grad_cam`) and "occlusion" of each chosen clip, [len(chosen), 216, t].
     """
-    clips, splits = run.usable_clips(), run.read("splits")
-    folds = splits[splits["protocol"] == chosen["protocol"].iloc[0]].set_index("clip_id")["fold"]
-    clips = clips.assign(fold=clips["clip_id"].map(folds)).dropna(subset="fold")
 
     def make() -> dict[str, np.ndarray]:
-        look, digests = run.recorded("look"), clips.set_index("clip_id")["sha256"]
-        arrays = load_weights(look["weights"]).arrays
-        mel = run.arrays("mel").load(list(digests[chosen["clip_id"]]))
-        how = {"scale": look["mel_scale"], "channels": look["channels"]}
-        seen = look["preprocessing"]
-        maps = run.arrays("vgg-mel").rows(list(clips["sha256"]))
-        result = {"gradient": np.zeros(mel.shape, np.float32), "occlusion": np.zeros(mel.shape)}
-        result["alike"] = np.zeros((len(mel), 1 + len(RANDOM)))
-        for fold, rows in chosen.reset_index(drop=True).groupby("fold"):
+        maps: dict[str, list] = {"gradient": [], "occlusion": []}
+        for network, image, genre in _answered(run, chosen, settings):
+            maps["gradient"].append(grad_cam(network, image, genre))
+            maps["occlusion"].append(occlusion(network, image, genre, patches))
+        return {name: np.array(values) for name, values in maps.items()}
+
+    return _kept(run, chosen, {"settings": settings, "patches": list(patches)}, make)
+
+
+def sanity_check(
+    run: Run, chosen: pd.DataFrame, *, settings: dict[str, Any]
+) -> dict[str, np.ndarray]:
+    """Ask of each chosen clip, as in `explained`, whether Grad-CAM depends on what was learned.
+
+    Kept: the first clip's maps by name of the `stages`, and "alike" [len(chosen), stages], the
+    `rank_correlations` of each clip's maps with the trained network's.
+    """
+
+    def make() -> dict[str, np.ndarray]:
+        networks, first, alike = {}, {}, []
+        for network, image, genre in _answered(run, chosen, settings):
+            if networks.get("trained") is not network:
+                networks = stages(network, settings["seed"])
+            maps = {name: grad_cam(part, image, genre) for name, part in networks.items()}
+            first = first or maps
+            alike.append(rank_correlations(maps))
+        return first | {"alike": np.array(alike)}
+
+    return _kept(run, chosen, {"settings": settings, "check": "sanity"}, make)
+
+
+def _answered(
+    run: Run, chosen: pd.DataFrame, settings: dict[str, Any]
+) -> Iterator[tuple[Network, np.ndarray, str]]:
+    """Of each chosen clip: the network that was not trained on it, its image, its answer."""
+    clips, look = _folded(run, chosen), run.recorded("look")
+    arrays = load_weights(look["weights"]).arrays
+    digests = clips.set_index("clip_id")["sha256"]
+    mel = run.arrays("mel").load(list(digests[chosen["clip_id"]]))
+    maps, networks = run.arrays("vgg-mel").rows(list(clips["sha256"])), {}
+    for values, fold, genre in zip(mel, chosen["fold"], chosen["y_pred"], strict=True):
+        if fold not in networks:
             train = (clips["fold"] != fold).to_numpy()
             head = HeadClassifier(**settings | {"seed": settings["seed"] + int(fold)})
             head.fit(maps[train], clips["genre"].to_numpy()[train])
-            networks = stages(Network(arrays, head, mel.shape[1:], seen), settings["seed"])
-            for i, genre in rows["y_pred"].items():
-                image = to_image(mel[i], "mel", **how)
-                checked = {name: grad_cam(part, image, genre) for name, part in networks.items()}
-                result["gradient"][i] = checked["trained"]
-                result["alike"][i] = rank_correlations(checked)
-                result["occlusion"][i] = occlusion(networks["trained"], image, genre, patches)
-                if i == 0:
-                    result |= {f"sanity: {name}": values for name, values in checked.items()}
-        return result
+            networks[fold] = Network(arrays, head, mel.shape[1:], look["preprocessing"])
+        image = to_image(values, "mel", scale=look["mel_scale"], channels=look["channels"])
+        yield networks[fold], image, genre
 
-    key = {"chosen": chosen.drop(columns="confidence").to_numpy().tolist(), "settings": settings}
-    key |= {"clips": clips[["sha256", "genre", "fold"]].to_numpy().tolist()}
-    key |= {"maps": run.arrays("vgg-mel").folder.name, "patches": list(patches)}
-    key |= {"code": code_digest(explained)}
+
+def _folded(run: Run, chosen: pd.DataFrame) -> pd.DataFrame:
+    """Clips of the chosen clips' protocol, with their fold."""
+    splits = run.read("splits")
+    folds = splits[splits["protocol"] == chosen["protocol"].iloc[0]].set_index("clip_id")["fold"]
+    clips = run.usable_clips()
+    return clips.assign(fold=clips["clip_id"].map(folds)).dropna(subset="fold")
+
+
+def _kept(run: Run, chosen: pd.DataFrame, key: dict, make: Callable) -> dict[str, np.ndarray]:
+    columns = ["protocol", "clip_id", "fold", "y_pred"]
+    key |= {"chosen": chosen[columns].to_numpy().tolist()}
+    key |= {"clips": _folded(run, chosen)[["sha256", "genre", "fold"]].to_numpy().tolist()}
+    key |= {"maps": run.arrays("vgg-mel").folder.name, "code": code_digest(explained)}
     return remembered(run.cache / "folds" / f"saliency-{digest(key)[:24]}.npz", make)
