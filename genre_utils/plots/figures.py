@@ -265,27 +265,27 @@ def accuracy_intervals(
 
 
 @styled
-def reliability_diagrams(before: pd.DataFrame, after: pd.DataFrame, note: str = "") -> Figure:
-    """Accuracy over confidence of predictions (one protocol) before and after calibration."""
-    systems = before["system"].unique()
-    columns = min(3, len(systems)) if len(systems) != 4 else 2
-    fig, axes = panels(len(systems), columns, 1.1, min(9.0 / columns, 4.0))
-    for ax, system in zip(axes.flat, systems, strict=False):
-        ax.plot([0, 1], [0, 1], color="0.6", lw=1, ls="--")
-        for table, colour, word in ((before, ORANGE, "as trained"), (after, BLUE, "scaled")):
-            part = table[table["system"] == system]
-            bins = confidence.reliability(*confidence.confidences(part))
-            error = confidence.expected_calibration_error(bins)
-            points, label = (bins["confidence"], bins["accuracy"]), f"{word}: error {error:.3f}"
-            ax.plot(*points, color=colour, lw=1.2, alpha=0.8, label=label)
-            right = (bins["accuracy"] * bins["n"]).round().astype(int)
-            ends = [evaluate.wilson_interval(*pair) for pair in zip(right, bins["n"], strict=True)]
-            ax.vlines(points[0], *np.transpose(ends), color=colour, alpha=0.4, lw=2)
-            ax.scatter(*points, 120 * bins["n"] / bins["n"].max(), color=colour, alpha=0.7, lw=0)
-        ax.set(title=_label(system), xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal")
-        ax.set(xticks=np.arange(0, 1.1, 0.25), yticks=np.arange(0, 1.1, 0.25))
-        ax.legend(loc="upper left", bbox_to_anchor=(1, 1), handlelength=1.2)
-        ax.set(xlabel="Confidence", ylabel="Accuracy, 95 % interval")
+def reliability_diagram(before: pd.DataFrame, after: pd.DataFrame, note: str = "") -> Figure:
+    """Accuracy over confidence of a system (one protocol) before and after calibration.
+
+    A dot is a bin of confidence, its area the share of the clips, its line Wilson's 95 % interval.
+    """
+    fig, ax = canvas(height=4.9)
+    ax.plot([0, 1], [0, 1], color="0.6", lw=1, ls="--")
+    for table, colour, word in ((before, ORANGE, "as trained"), (after, BLUE, "scaled")):
+        bins = confidence.reliability(*confidence.confidences(table))
+        error = confidence.expected_calibration_error(bins)
+        points, label = (bins["confidence"], bins["accuracy"]), f"{word}: error {error:.3f}"
+        ax.plot(*points, color=colour, lw=1.2, alpha=0.8, label=label)
+        right = (bins["accuracy"] * bins["n"]).round().astype(int)
+        ends = [evaluate.wilson_interval(*pair) for pair in zip(right, bins["n"], strict=True)]
+        ax.vlines(points[0], *np.transpose(ends), color=colour, alpha=0.4, lw=2)
+        ax.scatter(*points, 120 * bins["n"] / bins["n"].max(), color=colour, alpha=0.7, lw=0)
+    ax.set(title=_label(before["system"].iloc[0]), aspect="equal")
+    ax.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
+    ax.set(xticks=np.arange(0, 1.1, 0.25), yticks=np.arange(0, 1.1, 0.25))
+    ax.legend(loc="upper left", bbox_to_anchor=(1, 1), handlelength=1.2)
+    ax.set(xlabel="Confidence", ylabel="Accuracy, 95 % interval")
     return finish(fig, "Reliability: how often answers of a confidence are right", note)
 
 
