@@ -158,8 +158,10 @@ class TestReader:
         assert pictures
 
     def test_exercises_have_minutes_a_starter_and_a_solution(self, path):
-        cells = [c.source if c.cell_type == "markdown" else f"```python\n{c.source}\n```"
-                 for c in _cells(path)]  # fmt: skip
+        cells = [
+            c.source if c.cell_type == "markdown" else f"```python\n{c.source}\n```"
+            for c in _cells(path)
+        ]
         _, *parts = EXERCISE.split("\n\n".join(cells).partition("## Exercises")[2])
         assert parts[::2] == list("123")
         for part in parts[1::2]:
