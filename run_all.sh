@@ -95,7 +95,7 @@ if [ "${1:-}" = test ]; then
   cd "$here"
   "$python" -m genre_utils run
   status=0
-  "$python" -m pytest -n 2 --dist loadfile tests || status=$?
+  "$python" -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests || status=$?
   "$python" -m pytest --nbval-lax notebooks || status=$?
   exit "$status"
 fi

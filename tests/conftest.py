@@ -9,6 +9,11 @@ os.environ["GENRE_UTILS_PROGRESS"] = ""
 ROOT = Path(__file__).resolve().parent.parent
 
 
+def pytest_collection_modifyitems(items):
+    """Begin with the file that takes longest: of two processes one would wait for it at the end."""
+    items.sort(key=lambda item: "test_end_to_end" not in item.nodeid)
+
+
 @pytest.fixture(scope="session")
 def shared():
     """The optional folder with the paper's text and real clips, beside the checkout."""
