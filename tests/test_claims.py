@@ -61,7 +61,10 @@ def test_numbers_like_the_papers_bear_its_claims_out():
         6: HOLDS,
         7: UNTESTED,
     }
-    assert found.loc[1, "measured"] in ("cnn-mel over cnn-mfcc", "cnn-mel over cnn-chroma")
+    assert found.loc[1, "measured"] in (
+        "CNN+Mel-spectrogram over CNN+MFCC",
+        "CNN+Mel-spectrogram over CNN+Chromagram",
+    )
     assert (found["low"] < found["figure"])[:6].all()
     assert (found["figure"] < found["high"])[:6].all()
     assert found.loc[1, "why"].startswith("all 3 comparisons above 0, largest p 0.0")
@@ -86,7 +89,7 @@ def test_numbers_the_other_way_round_do_not():
         6: HOLDS,
         7: UNTESTED,
     }
-    assert found.loc[1, "measured"] == "cnn-mel over svm-mfcc"
+    assert found.loc[1, "measured"] == "CNN+Mel-spectrogram over Baseline SVM"
     assert found.loc[1, "high"] < 0
 
 
@@ -188,7 +191,7 @@ def test_a_fusion_is_held_against_the_best_single_system(accuracy, verdict):
     predictions = _predictions(clips, PAPERS | {"fusion-x": accuracy, "svm-fair": 0.999})
     found = _verdicts(predictions, clips).loc[7]
     assert found["verdict"] == verdict
-    assert found["measured"] == "fusion-x over cnn-mel"
+    assert found["measured"] == "fusion-x over CNN+Mel-spectrogram"
 
 
 @pytest.mark.parametrize(

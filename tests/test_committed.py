@@ -292,7 +292,7 @@ PLANTED = {  # the first such number (or verdict) in a notebook's text, whatever
         "06_what_it_measures",
         r"<td>CNN\+Mel-spectrogram</td>[^<]*<td>CNN\+MFCC(?:.*?<td>){4}(\d\.\d+)",
     ),
-    "claim": ("06_what_it_measures", r"over [\w-]+: ([+-]\d\.\d\d)"),
+    "claim": ("06_what_it_measures", r"over [\w+ -]+: ([+-]\d\.\d\d)"),
     "verdict": ("06_what_it_measures", r"\*\*(does not hold|holds|undecided: \w+)\*\*"),
     "lead": ("07_beyond_the_paper", r"<th>CNN\+MFCC</th>(?:.*?<td>){5}(-?\d\.\d+)"),
     "curve": ("07_beyond_the_paper", r"<td>VGG blocks 3-5, LDA</td>(?:.*?<td>){2}(\d\.\d\d)"),

@@ -214,7 +214,8 @@ def _judged(part: pd.DataFrame, clips: pd.DataFrame, bootstrap: dict) -> dict[in
     compared = intervals.compare(part, clips, pairs, **bootstrap)
     leads = {}
     for row in compared.itertuples():
-        leads[row.first, row.second] = _comparison(f"{row.first} over {row.second}", row)
+        names = (paper.LABELS.get(name, name) for name in (row.first, row.second))
+        leads[row.first, row.second] = _comparison(" over ".join(names), row)
     mel, no_mel = part[part["system"] == MEL], f"no predictions of {MEL}"
     confused, words = ([], no_mel) if mel.empty else _confusions(mel, clips, bootstrap)
     family = [*leads.values(), *confused]
@@ -276,7 +277,7 @@ def _level(mel: pd.DataFrame, accuracy: pd.Series, clips: pd.DataFrame, bootstra
         oracle = accuracy["oracle-artist"]
         why += f". Knowing the artist alone scores {oracle:.2f}"
         why += ": nothing is shown about genre" if accuracy[MEL] <= oracle else ""
-    return _result(f"accuracy of {MEL}", (accuracy[MEL], low, high), verdict, why)
+    return _result(f"accuracy of {paper.LABELS[MEL]}", (accuracy[MEL], low, high), verdict, why)
 
 
 def _own_numbers() -> tuple:
