@@ -8,7 +8,16 @@ import pandas as pd
 
 from genre_utils import paper
 from genre_utils.metrics import evaluate, intervals
+from genre_utils.store import ROOT
 
+FIGURES = ROOT / "figures"
+# Published sets, real music first.
+TITLES = {
+    "magnatune-mini": "real Magnatune (mini)",
+    "magnatune-emotify": "real Magnatune, four coarse genres",
+    "demo": "demo corpus (synthesised)",
+    "demo-large": "large demo corpus (synthesised), of the paper's size",
+}
 SONG = {name: f"song_{name}" for name in ("accuracy", "accuracy_lo", "accuracy_hi", "f_score")}
 SONG |= {"n_clips": "n_songs"}
 REFERENCE = next(iter(paper.TABLE1))  # cnn-mel
