@@ -154,13 +154,14 @@ def test_a_repeated_run_is_the_sum_of_its_notebooks(tmp_path):
 
 
 def test_a_run_of_the_papers_size_in_hours(tmp_path):
-    whole = Row("whole CNN experiment", 0.1, "s per clip and fold", 100.0)
-    assert math.isnan(benchmark.paper_size("", whole).ours)
+    rows = {"whole CNN experiment": Row("", 0.1, "s per clip and fold", 100.0)}
+    rows |= {"features": Row("", 0.02, "clips/s"), "trunk": Row("", 0.01, "images/s")}
+    assert math.isnan(benchmark.paper_size("", rows).ours)
     run = Run(tmp_path)
     fold = ["random", "random", "artist", "artist"], [0, 1, 0, 1]
     columns = {"clip_id": list("abab"), "protocol": fold[0], "fold": fold[1]}
     run.write("splits", pd.DataFrame(columns).assign(genre="g", group=""))
-    run.record("timings", {"01_data": 1800.0, "03_cnn": 60.0})
+    run.record("timings", {"01_data": 1800.0, "02_features": 7.0, "03_cnn": 60.0})
     run.record("seconds", {"cnn-mel": 3000.0, "cnn-mfcc": 600.0})  # the run was resumed
     run.record("corpus", {"n_clips": 18})
     run.record("heads", {"epochs": 200})
@@ -168,8 +169,8 @@ def test_a_run_of_the_papers_size_in_hours(tmp_path):
     (tmp_path / "maps").mkdir()
     (tmp_path / "maps" / "a.npy").write_bytes(b"x" * 10**8)
     run.record_arrays({"vgg-mel": Store(tmp_path / "maps")})
-    row = benchmark.paper_size(str(tmp_path), whole)
-    assert row.ours == pytest.approx(0.5 + 1)
+    row = benchmark.paper_size(str(tmp_path), rows)
+    assert row.ours == pytest.approx(0.5 + 1 + 0.25 + 0.5)
     assert row.against == pytest.approx(100 * 18 * 4 / 3600)
     assert "2.5 GB, arrays 0.1 GB" in row.detail
 

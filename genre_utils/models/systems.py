@@ -249,9 +249,10 @@ def cross_validate(
 
     Returns the predictions, ordered by protocol (as in ``splits``) and clip: system, protocol,
     fold, clip_id, y_true, y_pred; of a system with probabilities a column ``p_<genre>`` a genre;
-    ``attrs["seconds"]`` is how long the folds took when they were made. With them the history:
-    system, protocol, fold, then epoch, loss, accuracy of the training, a row an epoch; or of a
-    system that chooses, what it chose; else empty.
+    ``attrs["seconds"]`` is how long the folds take, each as long as the median one (another may
+    have waited while the machine did other work). With them the history: system, protocol, fold,
+    then epoch, loss, accuracy of the training, a row an epoch; or of a system that chooses, what
+    it chose; else empty.
     """
     system, y = SYSTEMS[name], clips["genre"].to_numpy()
     stores = {array: arrays(array) for array in system.arrays}
@@ -280,7 +281,7 @@ def cross_validate(
             if read_npz(path) is None:
                 todo.append((estimator, stored, (y, train, test, group), path))
     each(_fold, todo, jobs=jobs, desc=name, unit="fold")
-    tables, histories, seconds = [], [], 0.0
+    tables, histories, seconds = [], [], []
     for test, place, path in plan:
         result, tested = read_npz(path), clips[test]
         columns = {"clip_id": tested["clip_id"], "y_true": tested["genre"]}
@@ -297,11 +298,11 @@ def cross_validate(
             columns = {"epoch": np.arange(1, len(loss) + 1), "loss": loss, "accuracy": accuracy}
             learned = pd.DataFrame(place | columns)
         histories.append(learned)
-        seconds += float(result["seconds"])
+        seconds.append(float(result["seconds"]))
     table = pd.concat(tables)
     by_protocol = [part.sort_values("clip_id") for _, part in table.groupby("protocol", sort=False)]
     predictions = pd.concat(by_protocol, ignore_index=True)
-    predictions.attrs["seconds"] = seconds
+    predictions.attrs["seconds"] = len(seconds) * float(np.median(seconds))
     return predictions, pd.concat(histories, ignore_index=True)
 
 
