@@ -452,6 +452,19 @@ def test_confusion_cells_are_the_input_in_the_paper_s_order():
         assert panels[0].get_ylabel() == "True genre"
 
 
+def test_a_picture_is_shown_with_its_caption_as_it_is(tmp_path, monkeypatch):
+    """Below the picture what Markdown would take for its own is escaped; a reader hears it plain."""
+    said = []
+    monkeypatch.setattr(clip_figures, "display", lambda shown, **how: said.append((shown, how)))
+    fig, caption = draw("reliability"), "Ba$$in, a_b*c.wav: 3 clips"
+    clip_figures.show(fig, caption, tmp_path / "a.png")
+    assert (tmp_path / "a.png").is_file()
+    (picture, how), (text, _) = said
+    assert picture is fig
+    assert how["metadata"]["image/png"]["alt"] == caption
+    assert text.data == r"*Ba\$\$in, a\_b\*c.wav: 3 clips*"
+
+
 def test_reliability_shows_the_bins_and_their_error():
     (ax,) = draw("reliability").axes
     for line, table in zip(ax.lines[1:], (BEFORE, AFTER), strict=True):

@@ -13,7 +13,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
 import soundfile
-from IPython.display import Audio
+from IPython.display import Audio, Markdown, display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font, get_font_names
@@ -24,6 +24,7 @@ from matplotlib.ticker import MultipleLocator
 
 from genre_utils import paper
 from genre_utils.extraction.features import TOP_DB
+from genre_utils.metrics.tables import plain
 from genre_utils.models.svm import frame_mask
 from genre_utils.store import write_atomic
 
@@ -186,6 +187,14 @@ def waveform(y: np.ndarray, sr: int = paper.AUDIO["sr"], note: str = "") -> Figu
     ax.set(xlabel="Time (s)", xlim=(0, len(y) / sr))
     ax.set(ylabel="Amplitude (peak = 1)", ylim=(-1.1, 1.1))
     return finish(fig, "Waveform", note)
+
+
+def show(picture: object, caption: str, path: str | Path = "") -> None:
+    """Show a picture in a notebook, its caption below and for screen readers; `save` it too."""
+    if path:
+        save(picture, path)
+    display(picture, metadata={"image/png": {"alt": caption}}, exclude=["text/plain"])
+    display(Markdown(f"*{plain(caption)}*"))
 
 
 def player(y: np.ndarray, sr: int = paper.AUDIO["sr"]) -> Audio:
