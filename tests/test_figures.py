@@ -453,7 +453,7 @@ def test_confusion_cells_are_the_input_in_the_paper_s_order():
 
 
 def test_a_picture_is_shown_with_its_caption_as_it_is(tmp_path, monkeypatch):
-    """Below the picture what Markdown would take for its own is escaped; a reader hears it plain."""
+    """Below it what Markdown would take for its own is escaped; a screen reader has it plain."""
     said = []
     monkeypatch.setattr(clip_figures, "display", lambda shown, **how: said.append((shown, how)))
     fig, caption = draw("reliability"), "Ba$$in, a_b*c.wav: 3 clips"
