@@ -47,7 +47,7 @@ DEMO = Dataset(
     name="demo",
     title="demo corpus (synthesised)",
     clips="270",
-    size="110 MB",
+    size="190 MB",
     licence="MIT, like the code",
     citation="none: made by this package",
     needs="nothing: made on first use",
@@ -55,7 +55,7 @@ DEMO = Dataset(
     synthetic=True,
 )
 DEMO_LARGE = replace(
-    DEMO, name="demo-large", title="large demo corpus (synthesised)", clips="4,941", size="2 GB"
+    DEMO, name="demo-large", title="large demo corpus (synthesised)", clips="4,941", size="3.4 GB"
 )
 GTZAN_GENRES = ("blues", "classical", "country", "disco", "hiphop")
 GTZAN_GENRES += ("jazz", "metal", "pop", "reggae", "rock")
