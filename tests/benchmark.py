@@ -26,6 +26,7 @@ import naive
 import nbformat
 import numpy as np
 import pandas as pd
+from joblib.externals.loky import get_reusable_executor
 from matplotlib.figure import Figure
 from sklearn.model_selection import StratifiedKFold
 
@@ -410,7 +411,10 @@ def measured(stage: str, root: Path, files: list[Path], sizes: tuple[int, ...]) 
     make = STAGES[stage][0]
     make(STEP + 6, root / "warm", files)()
     tasks = ((n, make(n, root / str(n), files)) for n in sizes)
-    return [(n, seconds(task), _peak_memory()) for n, task in tasks]
+    points = [(n, seconds(task), _peak_memory()) for n, task in tasks]
+    # This process would wait for idle workers at its end, five minutes.
+    get_reusable_executor(reuse=True).shutdown(kill_workers=True)
+    return points
 
 
 def _peak_memory() -> float:
