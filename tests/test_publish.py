@@ -210,7 +210,7 @@ def test_the_confirmatory_test_is_told_as_it_came_out():
     assert np.allclose(again[table.index], table["accuracy"], atol=1e-6)
 
 
-def test_what_readme_says_in_short_is_what_the_tables_say():
+def test_what_readme_says_of_results_is_what_the_tables_say():
     text = publish.README.read_text(encoding="utf-8")
     folder = publish.FIGURES / "magnatune-emotify"
     table = pd.read_csv(folder / "beyond_table.csv").set_index(["system", "protocol"])
@@ -220,8 +220,8 @@ def test_what_readme_says_in_short_is_what_the_tables_say():
     means = [f"fusion-{which}" for which in ("cnns", "all")]
     for system in ("cnn-mel-tuned5", "cnn-mel-tuned-all", "stacking", *means):
         assert table.loc[(system, "artist"), "song_lead"] <= 0, system  # "do not help"
-    vgg = table.loc[[(name, "artist") for name in ("block3-svm", "pooled-lda", "chosen-vgg")]]
-    assert (vgg["song_lead_p"] > 0.05).all()  # "within chance"
+    for system in ("pooled-svm", "pooled-lda", "block3-svm", "block3-svm-windows", "chosen-vgg"):
+        assert table.loc[(system, "artist"), "song_lead_p"] > 0.05, system  # "within chance"
     gain = pd.read_csv(folder / "learning_curve.csv").set_index("system")["gain"]
     assert f"number of training artists brings about {gain['cnn-mel'].iloc[0]:.2f}" in text
     large = pd.read_csv(publish.FIGURES / "demo-large" / "table1.csv").set_index("system")
