@@ -2,8 +2,8 @@
 
 `sensitivity`: whether a choice that the paper leaves open decides a verdict on its claims (README's
 table). `seeds`: what chance does, that is folds drawn anew and heads trained from other seeds.
-Notebooks 1 to 4 are executed again with parameters changed; the cache serves what does not depend
-on them.
+Notebooks 1 to 4 are executed again with parameters changed, of 3 (CNNs) and 4 (SVMs) the ones whose
+systems are asked for; the cache serves what does not depend on them.
 """
 
 import ast
@@ -21,6 +21,7 @@ PROTOCOL = "artist"
 SVM = "svm-mfcc"
 FOUR = tuple(paper.TABLE1)
 CNNS = FOUR[:3]
+MADE = {"03_cnn": CNNS, "04_svm": (SVM,)}  # by these notebooks
 NOTES = (
     "multi_genre single makes another clip table: it is a run of its own, not shown here.",
     "MFCC's 128 mel bands and image scale have no alternative in this code.",
@@ -134,16 +135,17 @@ def _predictions(
         raise GenreUtilsError(f"no clip is shorter than {paper.AUDIO['duration']:g} s")
     changed = {"01_data": {"protocols": [PROTOCOL]}}
     changed.setdefault(choice.notebook, {})[choice.name] = value
-    other = _again(base, f"sensitivity/{choice.name}-{value}", changed, jobs)
+    other = _again(base, f"sensitivity/{choice.name}-{value}", changed, jobs, choice.systems)
     return other[other["system"].isin(choice.systems)]
 
 
-def _again(base: Run, place: str, changed: dict[str, dict], jobs: int) -> pd.DataFrame:
-    """Predictions of notebooks 1 to 4 with parameters ``changed``, in a folder of the run."""
+def _again(base: Run, place: str, changed: dict, jobs: int, systems: tuple = FOUR) -> pd.DataFrame:
+    """Predictions of ``systems`` with parameters ``changed``, in a folder of the run."""
     results = Run(base.folder / place)
     finished = results.folder / "finished"
     if not finished.is_file():
-        steps = {path: dict(base.recorded("parameters")[path.stem]) for path in run.notebooks()[:4]}
+        asked = [path for path in run.notebooks()[:4] if {*MADE.get(path.stem, FOUR)} & {*systems}]
+        steps = {path: dict(base.recorded("parameters")[path.stem]) for path in asked}
         for path, values in steps.items():
             values |= {"out": str(results.folder)} | changed.get(path.stem, {})
             values |= {"jobs": jobs} if "jobs" in values else {}
