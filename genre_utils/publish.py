@@ -25,8 +25,7 @@ TABLES = ("table1.csv", "comparisons.csv", "claims.csv", *PAGES[:2])
 # Of notebooks 7 and 8, before which a long run may end, and of commands of their own.
 BEYOND = (PAGES[2], "beyond_table.csv", "chosen.csv", "learning_curve.csv", "calibration.csv")
 STUDIES = ("seeds.csv", "seeds.md", "sensitivity.csv", "sensitivity.md")
-# Those that README's table shows.
-IN_README = ("magnatune-mini", "demo")
+IN_README = ("magnatune-mini", "demo")  # its table
 
 
 def normalise(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
@@ -34,8 +33,7 @@ def normalise(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     cells = [c for c in notebook.cells if "injected-parameters" not in c.metadata.get("tags", [])]
     count = 0
     for i, cell in enumerate(cells):
-        tags = cell.metadata.get("tags", [])
-        cell.metadata = nbformat.from_dict({"tags": tags} if tags else {})
+        cell.metadata = {k: tags for k, tags in cell.metadata.items() if k == "tags" and tags}
         cell.id = f"cell-{i:02d}"
         if cell.cell_type == "code":
             count += 1
@@ -43,12 +41,14 @@ def normalise(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
             for output in cell.outputs:
                 if "execution_count" in output:
                     output.execution_count = count
-                if picture := output.get("data", {}).get("image/png"):
-                    output.data["image/png"] = b64encode(_smaller(b64decode(picture))).decode()
+                shown = output.get("data", {})
+                if picture := shown.get("image/png"):
+                    shown["image/png"] = b64encode(_smaller(b64decode(picture))).decode()
+                if widget := shown.get("application/vnd.jupyter.widget-view+json"):
+                    widget["model_id"] = cell.id
     notebook.cells = cells
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
-    known = {"kernelspec": kernel, "language_info": {"name": "python"}}
-    notebook.metadata = nbformat.from_dict(known)
+    notebook.metadata = {"kernelspec": kernel, "language_info": {"name": "python"}}
     notebook.nbformat, notebook.nbformat_minor = 4, 5
     return notebook
 
@@ -82,7 +82,6 @@ def publish(folder: Path, name: str) -> list[Path]:
     if (name == "demo") != (facts["profile"] == "demo" and facts["dataset"] == "demo"):
         raise UsageError("'demo' is the name of the demo profile's run on the demo corpus, only")
     target = FIGURES / name
-    FIGURES.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=FIGURES, prefix=".publish-") as scratch:
         made, old = Path(scratch) / "new", Path(scratch) / "old"
         made.mkdir()

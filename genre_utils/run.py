@@ -230,6 +230,7 @@ def execute(steps: list[tuple[Path, dict]], results: Run) -> None:
 def _execute(path: Path, target: Path, values: dict[str, Any]) -> None:
     logging.getLogger("papermill").setLevel(logging.ERROR)
     how = {"progress_bar": False, "cwd": str(target.parent), "kernel_name": "python3"}
+    how["coalesce_streams"] = True  # printed lines are one output, whenever they arrive
     try:
         papermill.execute_notebook(str(path), str(target), values, **how)
     except PapermillExecutionError as error:
