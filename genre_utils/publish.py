@@ -25,7 +25,7 @@ TABLES = ("table1.csv", "comparisons.csv", "claims.csv", *PAGES[:2])
 # Of notebooks 7 and 8, before which a long run may end, and of commands of their own.
 BEYOND = (PAGES[2], "beyond_table.csv", "chosen.csv", "learning_curve.csv", "calibration.csv")
 STUDIES = ("seeds.csv", "seeds.md", "sensitivity.csv", "sensitivity.md")
-IN_README = ("magnatune-mini", "demo")  # its table
+IN_README = ("magnatune-emotify", "demo")  # its table
 
 
 def normalise(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
@@ -111,7 +111,7 @@ def _portable(run: Run) -> dict:
     """run.json without this machine's folders and times."""
     facts = run.recorded("run")
     kept = {key: facts[key] for key in ("profile", "dataset", "versions")}
-    local = ("out", "data_dir", "jobs")
+    local = ("out", "data_dir", "jobs", "other_labels")
     parameters = {
         notebook: {name: value for name, value in values.items() if name not in local}
         for notebook, values in run.recorded("parameters").items()

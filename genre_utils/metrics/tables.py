@@ -13,8 +13,8 @@ from genre_utils.store import ROOT
 FIGURES = ROOT / "figures"
 # Published sets, real music first.
 TITLES = {
-    "magnatune-mini": "real Magnatune (mini)",
     "magnatune-emotify": "real Magnatune, four coarse genres",
+    "magnatune-genres": "real Magnatune, its own genres",
     "demo": "demo corpus (synthesised)",
     "demo-large": "large demo corpus (synthesised), of the paper's size",
 }
