@@ -47,7 +47,7 @@ def test_published_results_are_complete(name):
 
 
 def test_the_study_of_choices_is_of_the_published_run():
-    folder = publish.FIGURES / "magnatune-emotify"
+    folder = publish.FIGURES / "demo"
     studied = pd.read_csv(folder / "sensitivity.csv").query("alternative != 'svm-fair'")
     table = pd.read_csv(folder / "table1.csv")
     artist = table[table["protocol"] == "artist"].set_index("system")["accuracy"]
