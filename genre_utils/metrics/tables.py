@@ -142,7 +142,7 @@ def spread_markdown(table: pd.DataFrame, title: str, note: str = "") -> str:
             "by song": f"{row.song_accuracy:.2f}",
             "F by song": f"{row.song_f_score:.2f}",
         }
-        for row in table.itertuples()
+        for row in table[table["draws"] > 1].itertuples()  # rules without music have one
     ]
     heading = f"Means over {table['draws'].max()} draws of folds and seeds"
     return page(pd.DataFrame(rows), heading, title, note, list(rows[0])[2:])
