@@ -26,7 +26,7 @@ def test_readme_and_the_page_of_results_say_what_is_stored():
         assert f"{accuracy:.2f} / {f_score:.2f}" in table
     page = (publish.FIGURES / "README.md").read_text(encoding="utf-8")
     assert page == publish.results_page(publish.FIGURES)
-    assert page.count("choices that the paper leaves open") == 1
+    assert page.count("draws of folds and seeds") == 1
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -44,17 +44,6 @@ def test_published_results_are_complete(name):
         assert not re.search(r"[\"' ]/\w+/\w+", path.read_text(encoding="utf-8")), path
     said = (folder / "table1.md").read_text(encoding="utf-8")
     assert ("synthesised" in said) is name.startswith("demo")
-
-
-def test_the_study_of_choices_is_of_the_published_run():
-    folder = publish.FIGURES / "demo"
-    studied = pd.read_csv(folder / "sensitivity.csv").query("alternative != 'svm-fair'")
-    table = pd.read_csv(folder / "table1.csv")
-    artist = table[table["protocol"] == "artist"].set_index("system")["accuracy"]
-    # The study may be older than the run: of last bits of audio and maps, and of the trunk's
-    # precision, some clips' answers depend.
-    known = pytest.approx(artist[studied["system"]], abs=0.04)
-    assert studied["default_accuracy"].to_numpy() == known
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from genre_utils.store import ROOT
 FIGURES = ROOT / "figures"
 # Published sets, real music first.
 TITLES = {
-    "magnatune-emotify": "real Magnatune, four coarse genres",
-    "magnatune-genres": "real Magnatune, its own genres",
+    "magnatune-emotify": "real Magnatune",
+    "magnatune-genres": "real Magnatune (own genres)",
     "demo": "demo corpus (synthesised)",
     "demo-large": "large demo corpus (synthesised), of the paper's size",
 }
