@@ -237,7 +237,7 @@ def _execute(path: Path, target: Path, values: dict[str, Any]) -> None:
         if len(error.traceback) == 1:  # ours: GenreUtilsError shows one line
             kind = UsageError if error.ename == "UsageError" else GenreUtilsError
             raise kind(f"{path.stem}: {error.evalue}") from None
-        reason = f"{error.ename}: {error.evalue}".splitlines()[0]
+        reason = f"{error.ename}: {error.evalue.strip()}".splitlines()[0]
         where = f"{path.stem}, cell {error.exec_count}"
         raise GenreUtilsError(f"{where}: {reason}; see {target}") from None
     except OSError as error:
