@@ -212,6 +212,12 @@ def test_what_readme_says_of_results_is_what_the_tables_say():
     assert f"{paper.LABELS[best['system']]}) leads it by {lead} by song" in text
     gain = pd.read_csv(folder / "learning_curve.csv").set_index("system")["gain"]
     assert f"number of training artists brings about {gain['cnn-mel'].iloc[0]:.2f}" in text
+    facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    n = facts["parameters"]["01_data"]["n_folds"]
+    song = pd.read_csv(folder / "seeds.csv").set_index(["system", "protocol"])["song_accuracy"]
+    cost = gain["cnn-mel"].iloc[0] * np.log2(n / (n - 1))
+    drop = song["cnn-mel", "random"] - song["cnn-mel", "artist"]
+    assert f"explains about {cost:.2f} of the {drop:.2f} that new artists cost" in text
     large = pd.read_csv(publish.FIGURES / "demo-large" / "table1.csv").set_index("system")
     mel = large.loc["cnn-mel"]
     ends = f"{mel['accuracy_lo']:.2f} to {mel['accuracy_hi']:.2f}"
