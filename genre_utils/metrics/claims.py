@@ -245,7 +245,7 @@ def _verdict(compared: list[Comparison], words: str = "", *, some: bool = False)
     side = decisive(comparison.side() for comparison in compared)
     verdict = {1: HOLDS, 0: UNDECIDED, -1: FAILS}[side]
     why = "; ".join(str(c) for c in compared if c.side() == side)
-    if verdict == HOLDS and not some:
+    if verdict == HOLDS and not some and len(compared) > 1:
         largest = max(comparison.p for comparison in compared)
         why = f"all {len(compared)} comparisons above 0, largest p {largest:.2g} after Holm"
     why += f". {words}" if words else ""
