@@ -218,6 +218,9 @@ def test_what_readme_says_of_results_is_what_the_tables_say():
     cost = gain["cnn-mel"].iloc[0] * np.log2(n / (n - 1))
     drop = song["cnn-mel", "random"] - song["cnn-mel", "artist"]
     assert f"explains about {cost:.2f} of the {drop:.2f} that new artists cost" in text
+    choices = pd.read_csv(folder / "sensitivity.csv")
+    changing = set(choices.loc[choices["verdict_changes"] != "none", "choice"])
+    assert changing == {"mel_scale", "channels", "baseline"}  # "scale, channels and a fair SVM"
     large = pd.read_csv(publish.FIGURES / "demo-large" / "table1.csv").set_index("system")
     mel = large.loc["cnn-mel"]
     ends = f"{mel['accuracy_lo']:.2f} to {mel['accuracy_hi']:.2f}"
