@@ -220,7 +220,8 @@ def test_what_readme_says_of_results_is_what_the_tables_say():
     assert f"explains about {cost:.2f} of the {drop:.2f} that new artists cost" in text
     choices = pd.read_csv(folder / "sensitivity.csv")
     changing = set(choices.loc[choices["verdict_changes"] != "none", "choice"])
-    assert changing == {"mel_scale", "channels", "baseline"}  # "scale, channels and a fair SVM"
+    assert changing == {"mel_scale", "channels", "baseline"}
+    assert "the image's scale, its channels and a fair SVM change some" in text
     large = pd.read_csv(publish.FIGURES / "demo-large" / "table1.csv").set_index("system")
     mel = large.loc["cnn-mel"]
     ends = f"{mel['accuracy_lo']:.2f} to {mel['accuracy_hi']:.2f}"
